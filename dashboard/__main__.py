@@ -25,7 +25,7 @@ from .jobs import JobsPort
 from .jobs_manager import ManagerProcess
 from .parts.cluster import Cluster
 from .remote_drivers import PATH as CLIENT
-from .remote_drivers import remote_drivers
+from .remote_drivers import RemoteDrivers
 from .rest import allow_body, rest
 from .server import BoundedServer
 from .site import Site, application
@@ -39,11 +39,16 @@ _NICE = 5  # a page may be late, a task must not
 async def _main(args: argparse.Namespace) -> None:
     session = Session(Path(args.session_dir))
     cluster = session.path.name
-    stopped = asyncio.Event()
+    stopped, orphaned = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
+
+    def leave_with_parent() -> None:
+        orphaned.set()
+        stopped.set()
+
     if args.parent_fd is not None:
-        watch_parent(loop, args.parent_fd, stopped.set)
+        watch_parent(loop, args.parent_fd, leave_with_parent)
     listener = socket.socket(fileno=args.listen_fd)
     listener.setblocking(False)
     async with StateClient.of_session(args.gcs_address, session) as client:
@@ -59,7 +64,8 @@ async def _main(args: argparse.Namespace) -> None:
         gate = Gate(doorkeeper, _inside(rest(watcher, jobs), application(site)))
         server = BoundedServer(gate, serving(session.path, args.url))
         gate.came_in = server.came_in
-        gate.unjudged = {CLIENT: remote_drivers(session.socket_path(CLIENT_SOCKET), server.came_in)}
+        drivers = RemoteDrivers(session.socket_path(CLIENT_SOCKET), server.came_in)
+        gate.unjudged = {CLIENT: drivers.application}
         server.add_sockets([listener])
         logger.info("The dashboard serves %s/", Dashboard(args.url, cluster, session.token).base)
         watching = loop.create_task(watcher.run())
@@ -72,6 +78,8 @@ async def _main(args: argparse.Namespace) -> None:
         watching.cancel()
         managing.cancel()
         server.stop()
+        if orphaned.is_set():  # as the gateway is, at this moment
+            await drivers.told()
         await asyncio.wait([managing])
         await submissions.close()
 

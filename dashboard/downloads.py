@@ -71,7 +71,7 @@ class Log(Download):
         saved = re.sub(r"[^\w.-]", "_", f"{node.node_id[:8]}-{name}", flags=re.ASCII)
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.set_header("Content-Disposition", f'attachment; filename="{saved}"')
-        end = (await ask(q.log(node.node_id, name, -1, 1))).offset
+        end = part.end
         if isinstance(self.request.connection, Sealed) and end > _LARGEST_SEALED:
             raise HTTPError(413, "So large a log is taken along from the dashboard itself alone")
         try:

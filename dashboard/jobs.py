@@ -230,21 +230,26 @@ class JobLogs(JobsHandler):
         row = await self.jobs.submission(job_id, "get logs of")
         log = LogReader(self.jobs.submissions, row)
         text, size = [], 0
+        end: int | None = None
         while data := await log.part():
             text.append(data)
             size += len(data)
             while size > _LARGEST_LOG:
                 size -= len(text.pop(0))
+            end = log.end if end is None else end
+            if log.place >= end:
+                break  # what is written meanwhile is the next answer's
         self.say({"logs": b"".join(text).decode(errors="replace")})
 
 
 class LogReader:
-    """Reads the log of a job from a place on."""
+    """Reads the log of a job from a place on; it ended at ``end`` when it was read last."""
 
     def __init__(self, submissions: Submissions, row: Submission, place: int = 0) -> None:
         self._submissions = submissions
         self._row = row
         self.place = place
+        self.end = 0
         self._told_gone = False
 
     def now(self, row: Submission) -> None:
@@ -268,7 +273,7 @@ class LogReader:
             return self._gone(node)
         if part.missing:
             return b""
-        self.place = part.offset
+        self.place, self.end = part.offset, part.end
         return part.data
 
     def _gone(self, node: str) -> bytes:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -102,7 +103,7 @@ def _check_id(name: str) -> None:
             f"submission_id {name[:80]!r} cannot be: it has 1 to {_LONGEST_ID} printable "
             "characters, without '/'."
         )
-    if name in (".", "..") or len(name.encode()) > _LONGEST_ID:
+    if name in (".", "..") or len(quote(name, safe="")) > _LONGEST_ID:  # as its log is called
         raise BadRequest(f"submission_id {name[:80]!r} cannot be: it is no name of a file.")
 
 
@@ -113,7 +114,8 @@ def _environment(env: Mapping[str, Any]) -> dict[str, Any]:
     """
     env = {name: value for name, value in env.items() if value and not name.startswith("_")}
     env.pop("excludes", None)
-    paths = [env.get("working_dir"), *(env.get("py_modules") or ())]
+    modules = env.get("py_modules") or []
+    paths = [env.get("working_dir"), *(modules if isinstance(modules, list) else [modules])]
     for path in paths:
         if path is not None and not (isinstance(path, str) and path.startswith("gcs://")):
             raise BadRequest(

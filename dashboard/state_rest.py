@@ -7,6 +7,7 @@ waits for its turn, and the page goes on.
 from __future__ import annotations
 
 import asyncio
+import codecs
 import functools
 import json
 import re
@@ -174,29 +175,48 @@ class StateLogs(_StateHandler):
 class StateLog(_StateHandler):
     """``/api/v0/logs/file`` and ``/stream``: the last lines of a log, and what comes then."""
 
+    _has_gone = False
+
+    def on_connection_close(self) -> None:
+        """The reader has gone: a log to which nothing is added would not show that."""
+        self._has_gone = True
+
     async def get(self, media: str) -> None:
         """The text, as it is; a reader that does not read holds up itself only."""
         ask = self.get_query_argument
         pid = ask("pid", None)
         find = functools.partial(
-            logs.get_log, self.address, ask("node_id", None), ask("node_ip", None),
+            logs.find_log, self.address, ask("node_id", None), ask("node_ip", None),
             ask("filename", None), ask("actor_id", None), ask("task_id", None),
-            int(pid) if pid else None, media == "stream", self.number("lines", 1000, 1 << 40),
-            self.timeout(), ask("suffix", "out"), submission_id=ask("submission_id", None),
-            errors="replace",
+            int(pid) if pid else None, self.number("lines", 1000, 1 << 40), self.timeout(),
+            ask("suffix", "out"), None, ask("submission_id", None),
         )  # fmt: skip
-        parts = await _in_thread(find, _LOGS)
+        log = await _in_thread(find, _LOGS)
         plain = self.flag("filter_ansi_code")
         name = ask("download_filename", "file.txt")
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         if re.fullmatch(r"[\w.-]+", name):
             self.set_header("Content-Disposition", f'attachment; filename="{name}"')
         try:
-            async for part in _each(parts):
+            async for part in self._texts(log, media == "stream"):
                 self.write(_COLOURS.sub("", part) if plain else part)
                 await self.flush()
         except StreamClosedError:
             return  # the reader has gone
+
+    async def _texts(self, log: logs.LogReader, follow: bool) -> AsyncIterator[str]:
+        """What is read, by a thread for each part: none stands and waits for more."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        while not self._has_gone and (follow or not log.is_read):
+            data = await _in_thread(log.part, _LOGS)
+            if text := decoder.decode(data):
+                yield text
+            if not data:
+                if not follow:
+                    break
+                await asyncio.sleep(logs.FOLLOW_S)
+        if text := decoder.decode(b"", final=True):
+            yield text
 
 
 def _as_json(row: Any) -> dict[str, Any]:
@@ -215,13 +235,6 @@ def _as_json(row: Any) -> dict[str, Any]:
     elif isinstance(row, ActorState) and row.death_cause:
         found["death_cause"] = {"actor_died_error_context": {"error_message": row.death_cause}}
     return found
-
-
-async def _each(parts: Any) -> AsyncIterator[str]:
-    """What a generator yields that blocks."""
-    end = object()
-    while (part := await _in_thread(functools.partial(next, parts, end), _LOGS)) is not end:
-        yield str(part)
 
 
 def state_routes(address: str) -> list[tuple[str, type[RequestHandler], dict[str, Any]]]:

@@ -16,6 +16,7 @@ MOST_LINES = 500
 _READ_LINES = 5000
 _LONGEST = 2000
 _BEFORE = 6000
+_LONGEST_PART = 1_000_000
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _LEVEL = re.compile(
     r"\b(DEBUG|INFO|WARN(?:ING)?|ERROR|CRITICAL|FATAL|Traceback|\w+(?:Error|Exception):)"
@@ -46,7 +47,14 @@ async def read(cluster: Cluster, node_id: str, name: str, lines: int = _READ_LIN
         RpcError: the node does not answer.
     """
     part = await cluster.ask(q.log(node_id, name, -1, lines))
-    return None if part.missing else part.data.decode("utf-8", "replace")
+    if part.missing:
+        return None
+    if part.offset >= part.end:
+        return part.data.decode("utf-8", "replace")
+    # So many lines are longer than a part, which has the first of them: as many as fit one.
+    part = await cluster.ask(q.log(node_id, name, part.end - _LONGEST_PART, 0))
+    text = part.data.decode("utf-8", "replace")
+    return text.partition("\n")[2] or text
 
 
 async def read_before(cluster: Cluster, node_id: str, name: str, end: int) -> str | None:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-import yaml
 
 from nbray.autoscaler.model import Rules, TypeRules
 from nbray.autoscaler.providers.base import INSTANCE_LABEL, TYPE_LABEL, NodeType
 from nbray.common.limits import cpu_count
 from nbray.common.resources import to_units
+from nbray.common.yaml_file import read_yaml
 from nbray.scheduling.labels import check_node_labels
 from nbray.wire.scaling_messages import Bounds, Hold
 
@@ -141,13 +141,15 @@ def read(path: Path) -> ScalingConfig:
         ScalingConfigError: it cannot be read, or is not one.
     """
     try:
-        given = yaml.safe_load(path.read_bytes())
-    except (OSError, yaml.YAMLError) as error:
+        given = read_yaml(path)
+    except (OSError, ValueError) as error:
         raise ScalingConfigError(f"{path} cannot be read: {error}") from error
     try:
         return check(given)
     except ScalingConfigError as error:
         raise ScalingConfigError(f"{path}: {error}") from None
+    except RecursionError:
+        raise ScalingConfigError(f"{path}: something in it contains itself.") from None
 
 
 def check(given: object) -> ScalingConfig:
@@ -155,11 +157,14 @@ def check(given: object) -> ScalingConfig:
     if not isinstance(given, dict):
         raise ScalingConfigError("a cluster is a mapping with cluster_name and provider.")
     document: dict[str, Any] = _with_variables(given)
-    for name, entry in (document.get("available_node_types") or {}).items():
+    types = document.get("available_node_types") or {}
+    if not isinstance(types, dict):
+        raise ScalingConfigError("available_node_types is a mapping of types by their names.")
+    for name, entry in types.items():
         _refuse_near_misses(f"available_node_types.{name}", entry)
     try:
         file = msgspec.convert({k: v for k, v in document.items() if v is not None}, _File)
-    except msgspec.ValidationError as error:
+    except ValueError as error:  # msgspec's own, and of half of a surrogate pair
         raise ScalingConfigError(f"{error}") from None
     for name in ("upscaling_speed", "idle_timeout_minutes"):
         if not math.isfinite(getattr(file, name)):
@@ -185,7 +190,10 @@ def _types(file: _File, kind: str) -> dict[str, NodeType]:
                 f"head_node_type {file.head_node_type!r} is none of available_node_types."
             )
         declared.pop(file.head_node_type, None)
-    there_are = len(file.provider.get("worker_ips") or ())
+    machines = file.provider.get("worker_ips") or []
+    if not isinstance(machines, list):
+        raise ScalingConfigError("provider.worker_ips is a list of addresses.")
+    there_are = len(machines)
     if not declared and kind == "local":
         least = there_are if file.min_workers is None else file.min_workers
         most = there_are if file.max_workers is None else file.max_workers

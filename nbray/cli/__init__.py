@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 import click
 
 from nbray.cli.table import Commands
@@ -11,3 +14,5 @@ from nbray.cli.table import Commands
 @click.version_option(package_name="nbray")
 def main() -> None:
     """A cluster for a notebook, with Ray's programming model."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what it has no letters for ends no command
+        sys.stdout.reconfigure(errors="backslashreplace")

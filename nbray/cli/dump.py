@@ -163,7 +163,7 @@ async def _add_logs(
 ) -> None:
     for name in await client.ask(q.logs(node_id, "*"), timeout):
         last = await client.ask(q.log(node_id, name, -1, 1), timeout)
-        place, end = max(0, last.offset - log_bytes), last.offset
+        place, end = max(0, last.end - log_bytes), last.end
         with tempfile.SpooledTemporaryFile(_IN_MEMORY) as kept:
             while place < end:
                 part = await client.ask(q.log(node_id, name, place, 0), timeout)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-import threading
-from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -140,6 +138,9 @@ def forward_dashboard(
             raise CliError(f"Port {port} was not led to the dashboard (ssh's words are above).")
         say(link.at(f"localhost:{port}"))
         say("The link logs one browser in. Interrupt this command to end the way there.", err=True)
-        with suppress(KeyboardInterrupt):
-            threading.Event().wait()
-        process.terminate()
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            process.terminate()
+        else:
+            raise CliError(f"The way to the dashboard has ended: ssh left with {code}.")

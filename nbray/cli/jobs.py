@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
 from nbray.cli.state import print_as, print_table
 from nbray.cli.terminal import CliError, copy, say
+from nbray.common.yaml_file import read_yaml
 from nbray.exceptions import NbrayError
 from nbray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
@@ -153,7 +153,10 @@ def _environment(
         raise click.UsageError("Give either --runtime-env or --runtime-env-json.")
     env = given or {}
     if file is not None:
-        env = yaml.safe_load(file.read_bytes()) or {}
+        try:
+            env = read_yaml(file) or {}
+        except ValueError as error:
+            raise click.BadParameter(f"{file}: {error}", param_hint="--runtime-env") from error
         if not isinstance(env, dict):
             raise click.BadParameter(f"{file} has no mapping.", param_hint="--runtime-env")
     if working_dir is not None:

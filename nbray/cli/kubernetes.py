@@ -145,10 +145,12 @@ def exec_command(**given: Any) -> None:
 
 
 @contextmanager
-def _led(cluster: KubernetesCluster, pairs: Sequence[str]) -> Iterator[None]:
-    """Ports of this machine lead to the head's, HERE:THERE, meanwhile."""
+def _led(
+    cluster: KubernetesCluster, pairs: Sequence[str]
+) -> Iterator[subprocess.Popen[bytes] | None]:
+    """Ports of this machine lead to the head's, HERE:THERE, meanwhile, by what is given."""
     if not pairs:
-        yield
+        yield None
         return
     command = cluster.kubectl.command("port-forward", f"pod/{cluster.head_pod}", *pairs)
     with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
@@ -158,7 +160,7 @@ def _led(cluster: KubernetesCluster, pairs: Sequence[str]) -> Iterator[None]:
                 raise CliError(f"No way to {', '.join(pairs)} (kubectl's words are above).")
             # What it says of each connection has to go somewhere.
             threading.Thread(target=process.stdout.read, daemon=True).start()
-            yield
+            yield process
         finally:
             process.terminate()
 
@@ -264,11 +266,13 @@ def forward_dashboard(
     links = [line.strip() for line in said.splitlines() if line.startswith("http")]
     if not links:
         raise CliError(f"The head said {said.strip()!r}.")
-    with _led(cluster, [f"{port}:{remote_port or DASHBOARD_PORT}"]):
+    with _led(cluster, [f"{port}:{remote_port or DASHBOARD_PORT}"]) as way:
+        assert way is not None
         say(LoginLink(links[0]).at(f"localhost:{port}"))
         say("The link logs one browser in. Interrupt this command to end the way there.", err=True)
         with suppress(KeyboardInterrupt):
-            threading.Event().wait()
+            code = way.wait()
+            raise CliError(f"The way to the dashboard has ended: kubectl left with {code}.")
 
 
 COMMANDS: Mapping[str, Callable[..., None]] = {

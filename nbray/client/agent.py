@@ -180,7 +180,7 @@ class _GatewayWire(asyncio.Protocol):
                 if not welcome.refused:
                     self._agent.carrier.take(self._wire, welcome.received)
                 self.welcome.set_result(welcome)
-            if data:
+            if data and self._carries:  # a WebSocket that was given up brings some for a while
                 self._agent.carrier.received(data)
         except (HandshakeError, TunnelError) as error:
             self._fail(error)
@@ -413,6 +413,15 @@ def _why_not(error: Exception, address: str) -> str:
     )
 
 
+def _is_told(ready_fd: int, report: dict[str, Any]) -> bool:
+    """Report to the driver; False: it has ended meanwhile."""
+    try:
+        report_ready(ready_fd, report)
+    except SystemExit:
+        return False
+    return True
+
+
 async def _main(args: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     session = Session(Path(args.session_dir))
@@ -427,20 +436,16 @@ async def _main(args: argparse.Namespace) -> None:
         if welcome.refused:
             raise HandshakeError(welcome.refused)
     except (OSError, ValueError, TimeoutError) as error:
-        report_ready(args.ready_fd, {"error": _why_not(error, args.address)})
+        if not _is_told(args.ready_fd, {"error": _why_not(error, args.address)}):
+            remove(session)
         return
     port = await agent.serve()
     report: dict[str, Any] = msgspec.to_builtins(
         {name: getattr(welcome, name) for name in welcome.__struct_fields__ if name != "info"}
     )
-    try:
-        report_ready(
-            args.ready_fd,
-            {**report, **agent.for_shortcuts, "info": json.loads(welcome.info),
-             "dashboard_port": port},
-        )  # fmt: skip
-    except SystemExit:  # the driver has ended meanwhile, of which the gateway has to hear
-        stopped.set()
+    report |= {**agent.for_shortcuts, "info": json.loads(welcome.info), "dashboard_port": port}
+    if not _is_told(args.ready_fd, report):
+        stopped.set()  # the gateway has to hear of it
     looking = loop.create_task(agent.look_after())
     gone = loop.create_task(agent.over.wait())
     left = loop.create_task(stopped.wait())

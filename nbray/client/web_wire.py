@@ -14,6 +14,7 @@ from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import (
     WebSocketClientConnection,
     WebSocketClosedError,
+    WebSocketError,
     websocket_connect,
 )
 
@@ -23,6 +24,8 @@ HEADERS = "NBRAY_CLIENT_HEADERS"
 PATH = "/api/client"
 _MOST_UNSENT = 512 << 10
 _LARGEST = 1 << 20
+_NO_WEBSOCKET = (WebSocketError, AssertionError, LookupError, ValueError)
+"""What a client of tornado makes of an answer that is a page, or half of what it should be."""
 
 
 class Taker(Protocol):
@@ -95,7 +98,9 @@ async def connect(url: str, taker: Taker, trusted: Sequence[ssl.SSLContext]) -> 
             taker.data_received(message)
 
     for trust in trusted:
-        request = HTTPRequest(_socket_url(url), headers=_headers(), ssl_options=trust)
+        request = HTTPRequest(
+            _socket_url(url), headers=_headers(), ssl_options=trust, follow_redirects=False
+        )
         try:
             connection = await websocket_connect(
                 request, on_message_callback=heard, max_message_size=_LARGEST
@@ -104,6 +109,11 @@ async def connect(url: str, taker: Taker, trusted: Sequence[ssl.SSLContext]) -> 
             refused = error
         except HTTPClientError as error:
             raise OSError(f"{url} answers {error.code} {error.message}") from error
+        except _NO_WEBSOCKET as error:
+            raise OSError(
+                f"{url} answers, and leads to no dashboard: what stands between may ask for a "
+                f"login, or be starting ({HEADERS} has headers for it)"
+            ) from error
         else:
             return WebWire(connection, taker)
     raise OSError(

@@ -92,6 +92,14 @@ class Log:
                 place -= size
         return pieces[0].start
 
+    def end(self) -> int:
+        """The place behind its last byte.
+
+        Raises:
+            FileNotFoundError: there is no such log.
+        """
+        return self.pieces()[-1].end
+
     def size(self) -> int:
         """Bytes that are kept."""
         return sum(piece.end - piece.start for piece in self.pieces())

@@ -237,6 +237,9 @@ def spawn(
 
     With ``parent_fd``, the pipe of this process's own parent, the child leaves as this one does.
     ``variables`` come on top of this process's.
+
+    Raises:
+        OSError: this machine, or this process, has no room for another; nothing is left open.
     """
     with ExitStack() as own_ends, ExitStack() as its_ends:  # of the pipes
         ready_read, ready_write = os.pipe()

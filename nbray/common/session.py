@@ -69,8 +69,7 @@ class Session:
         try:
             for folder in (session.path, session.path / "sockets", session.path / "logs"):
                 folder.mkdir(mode=0o700)
-            own = os.getpid()
-            session._write("starter", f"{machine()} {own} {start_time(own)}".encode())
+            session.keep_starter()
             session.keep_token(token or secrets.token_bytes(32))
         except OSError as error:
             session.remove()
@@ -79,6 +78,11 @@ class Session:
                 "Make room there, or name another folder by NBRAY_TMPDIR."
             ) from error
         return session
+
+    def keep_starter(self) -> None:
+        """This process has made the folder: see `has_no_starter`."""
+        own = os.getpid()
+        self._write("starter", f"{machine()} {own} {start_time(own)}".encode())
 
     def has_no_starter(self) -> bool:
         """Whether the process that made the folder has ended, as far as can be seen from here."""

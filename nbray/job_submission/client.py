@@ -21,7 +21,9 @@ from nbray.state.submissions import new_submission_id
 _TRIES = 3
 _PATIENCE_S = 60.0
 _AGAIN_S = 0.5
-_NORMAL = 1000
+_PING_S = 20.0
+_LIVED_S = 1.0
+_NORMAL, _AWAY = 1000, 1011
 
 
 class JobSubmissionClient:
@@ -263,7 +265,8 @@ class JobSubmissionClient:
     async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
         """What a job writes, from its first line to its last, as it comes.
 
-        A connection that breaks is made again, and goes on where it was, for up to a minute.
+        A connection that breaks, or is silent, is made again, and goes on where it was; a dashboard
+        may be away for up to a minute.
 
         Args:
             job_id: its submission id.
@@ -275,7 +278,11 @@ class JobSubmissionClient:
             RuntimeError: there is no such job. ConnectionError: the dashboard stays away.
         """
         from tornado.httpclient import HTTPClientError, HTTPRequest
-        from tornado.websocket import WebSocketClosedError, websocket_connect
+        from tornado.websocket import (
+            WebSocketClosedError,
+            WebSocketError,
+            websocket_connect,
+        )
 
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         place = 0
@@ -287,7 +294,10 @@ class JobSubmissionClient:
             context = self._server.certificates() if url.startswith("wss") else None
             try:
                 request = HTTPRequest(url, headers=headers, ssl_options=context)
-                socket = await websocket_connect(request, max_message_size=64 << 20)
+                socket = await websocket_connect(
+                    request, max_message_size=64 << 20, ping_interval=_PING_S
+                )
+                began = time.monotonic()
                 try:
                     while (data := await socket.read_message()) is not None:
                         until = time.monotonic() + _PATIENCE_S
@@ -299,10 +309,12 @@ class JobSubmissionClient:
                     socket.close()
                 if socket.close_code == _NORMAL:
                     break
+                if socket.close_code != _AWAY and time.monotonic() - began > _LIVED_S:
+                    until = time.monotonic() + _PATIENCE_S  # it was there, and had nothing to say
             except HTTPClientError as error:
                 if error.code < 500 and error.response is not None:
                     _refused(error.code, error.response.body or b"")
-            except (OSError, WebSocketClosedError):
+            except (OSError, WebSocketClosedError, WebSocketError):
                 pass  # it is made again
             if time.monotonic() > until:
                 raise ConnectionError(

@@ -9,6 +9,7 @@ from typing import Any
 
 from nbray.common import ray_settings
 from nbray.common.addresses import interface_address
+from nbray.common.yaml_file import read_yaml
 from nbray.scheduling.labels import check_node_labels
 
 _PORTS = ("node_manager_port", "object_manager_port", "min_worker_port", "max_worker_port")
@@ -88,12 +89,9 @@ def _address_of(interface: str) -> str:
 def _labels(named: Mapping[str, str], file: Path | None) -> dict[str, str]:
     if file is None:
         return dict(named)
-    import yaml
-
     try:
-        of_file = yaml.safe_load(file.read_bytes()) or {}
-        return {**check_node_labels(of_file), **named}
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        return {**check_node_labels(read_yaml(file) or {}), **named}
+    except (OSError, ValueError) as error:
         raise NodeOptionError(str(error), f"--labels-file {file}") from error
 
 

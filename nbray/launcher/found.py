@@ -56,11 +56,17 @@ class FoundNode:
         self.session.remove()
 
     def end_processes(self, timeout_s: float = 5.0) -> None:
-        """End its processes, the last started first.
+        """End its processes: the raylet, which ends what it has started, and then what is left.
 
         One that has not left within ``timeout_s`` seconds is killed.
         """
         _end_in_turns([self], timeout_s)
+
+    def in_turns(self) -> list[psutil.Process]:
+        """Its processes in the order of their end: the dashboard serves drivers from afar, whom
+        the raylet has told that the cluster ends before it ends that.
+        """
+        return sorted(reversed(self.processes), key=lambda process: not is_raylet(process))
 
 
 def end_nodes(nodes: Sequence[FoundNode], grace_s: float) -> None:
@@ -88,10 +94,10 @@ def _end_holder(process: psutil.Process, timeout_s: float) -> None:
 
 
 def _end_in_turns(nodes: Sequence[FoundNode], timeout_s: float) -> None:
-    """End the last processes of all nodes, then those before; each turn has so many seconds."""
+    """End the first processes of all nodes, then the next; each turn has so many seconds."""
     import psutil
 
-    for turn in zip_longest(*(reversed(node.processes) for node in nodes)):
+    for turn in zip_longest(*(node.in_turns() for node in nodes)):
         processes = [process for process in turn if process is not None]
         if timeout_s:
             for process in processes:
@@ -118,6 +124,16 @@ def _has_ended(pid: int, timeout_s: float) -> bool:
         return bool(select.select([pidfd], [], [], timeout_s)[0])
     finally:
         os.close(pidfd)
+
+
+def is_raylet(process: psutil.Process) -> bool:
+    """Whether a process is a raylet; one that has ended is none."""
+    import psutil
+
+    try:
+        return "nbray.raylet" in process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
 
 
 def found_nodes() -> list[FoundNode]:

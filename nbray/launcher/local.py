@@ -7,6 +7,7 @@ a raylet. Either leaves with its starter (a program, a notebook kernel) or is de
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -14,10 +15,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nbray.common.accelerators import node_units
 from nbray.common.addresses import joined, split
@@ -38,16 +38,13 @@ from nbray.launcher.dashboard import (
     url_of,
 )
 from nbray.launcher.described import NodeOptions
-from nbray.launcher.found import drop_dead_sessions, found_nodes
+from nbray.launcher.found import drop_dead_sessions, found_nodes, is_raylet
 from nbray.launcher.record import NodeRecord
 from nbray.launcher.running_node import RunningNode as RunningNode
 from nbray.launcher.tls import TlsOptions
 from nbray.scheduling.labels import check_node_labels
 from nbray.wire import identity
 from nbray.wire.knock import knock
-
-if TYPE_CHECKING:
-    import psutil
 
 _SMALLEST_STORE = 1 << 20
 _LONGEST_COMMAND = 60_000
@@ -111,54 +108,73 @@ def start_head(
     host, port, session = wanted.address, cluster.port, cluster.session
     tls = TlsOptions.from_environment()
     listener, without = _dashboard_listener(dashboard)
-    if session is not None:
-        address = _crashed_head(session)
-        host, port = split(address)
-        node = RunningNode(Session(session), host)
-        if cluster.token is not None:
-            _take_token(node.session, cluster.token)
-    else:
-        if fate_shared:
-            drop_dead_sessions()
-        node = RunningNode(Session.create(cluster.token), host)
-    node.dashboard_error = without
-    ports = _HeadPorts(listener, resumed=session is not None)
-    try:
-        if session is None:
-            node.session.keep_storage(cluster.storage)
-        tls.prepare(node.session)
-        if remote_drivers is not None:
-            ports.clients = ClientListeners(host, remote_drivers.port, node.session)
-            node.client_server = ports.clients.address
-        if record is not None:
-            record.keep(node.session, wanted.labels)
-        demand += ["--head", *ports.arguments(node)]
-        if cluster.autoscaling_config is not None:
-            demand += ["--autoscaling-config", str(cluster.autoscaling_config.absolute())]
-        told, tells = os.pipe()
-        with open(tells, "wb", buffering=0) as tells_address:
-            try:
-                gcs, raylet = _spawn_both(
-                    node, port, ["--gcs-address-fd", str(told), *demand], fate_shared,
-                    wanted.variables, [told, *ports.descriptors],
-                )  # fmt: skip
-            finally:
-                os.close(told)
-            meanwhile()
-            gcs_port = gcs.wait_ready(Config.from_env().start_timeout_s)["port"]
-            node.gcs_address = joined(host, gcs_port)
-            with suppress(BrokenPipeError):  # why the raylet has ended is told below
-                tells_address.write(node.gcs_address.encode())
-        _raylet_ready(node, raylet)
-        if node.dashboard_error:
-            dashboard_log(node.session).write_text(node.dashboard_error + "\n")
-        _write_info(node, fate_shared, for_programs)
-    except BaseException:
-        node.stop(keep_session=session is not None)
-        raise
-    finally:
-        ports.close()
+    resumed = session is not None
+    with closing(_HeadPorts(listener, resumed)) as ports, _alone(session):
+        if session is not None:
+            address = _crashed_head(session)
+            host, port = split(address)
+            node = RunningNode(Session(session), host)
+            if cluster.token is not None:
+                _take_token(node.session, cluster.token)
+        else:
+            if fate_shared:
+                drop_dead_sessions()
+            node = RunningNode(Session.create(cluster.token), host)
+        node.dashboard_error = without
+        try:
+            if not resumed:
+                node.session.keep_storage(cluster.storage)
+            tls.prepare(node.session)
+            if remote_drivers is not None:
+                ports.clients = ClientListeners(host, remote_drivers.port, node.session)
+                node.client_server = ports.clients.address
+            if record is not None:
+                record.keep(node.session, wanted.labels)
+            demand += ["--head", *ports.arguments(node)]
+            if cluster.autoscaling_config is not None:
+                demand += ["--autoscaling-config", str(cluster.autoscaling_config.absolute())]
+            told, tells = os.pipe()
+            with open(tells, "wb", buffering=0) as tells_address:
+                try:
+                    gcs, raylet = _spawn_both(
+                        node, port, ["--gcs-address-fd", str(told), *demand], fate_shared,
+                        wanted.variables, [told, *ports.descriptors],
+                    )  # fmt: skip
+                finally:
+                    os.close(told)
+                meanwhile()
+                gcs_port = gcs.wait_ready(Config.from_env().start_timeout_s)["port"]
+                node.gcs_address = joined(host, gcs_port)
+                with suppress(BrokenPipeError):  # why the raylet has ended is told below
+                    tells_address.write(node.gcs_address.encode())
+            _raylet_ready(node, raylet)
+            if node.dashboard_error:
+                dashboard_log(node.session).write_text(node.dashboard_error + "\n")
+            _write_info(node, fate_shared, for_programs)
+        except BaseException:
+            node.stop(keep_session=resumed)
+            raise
     return node
+
+
+@contextmanager
+def _alone(session: Path | None) -> Iterator[None]:
+    """Bring a node back as the only one: the sockets in its folder are made anew.
+
+    Raises:
+        ValueError: another command does so at this moment.
+    """
+    if session is None or not session.is_dir():
+        yield
+        return
+    with open(session / "coming-back", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"The node of {session} is being brought back by another command at this moment."
+            ) from None
+        yield
 
 
 @dataclass
@@ -199,7 +215,7 @@ def _crashed_head(folder: Path) -> str:
         if node.session.path.resolve() != folder.resolve():
             continue
         for process in node.processes:
-            if _is_raylet(process):
+            if is_raylet(process):
                 raise ValueError(f"The node of {folder} runs: its raylet is pid {process.pid}.")
         node.end_processes()
         return node.gcs_address
@@ -211,15 +227,6 @@ def _take_token(session: Session, token: bytes) -> None:
     if token != session.token:
         (session.path / identity.IDENTITY_FILE).unlink(missing_ok=True)  # the old token signed it
         session.keep_token(token)
-
-
-def _is_raylet(process: psutil.Process) -> bool:
-    import psutil
-
-    try:
-        return "nbray.raylet" in process.cmdline()
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _dashboard_listener(options: DashboardOptions) -> tuple[socket.socket | None, str]:

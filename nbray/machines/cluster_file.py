@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-import yaml
 
+from nbray.common.yaml_file import read_yaml
 from nbray.machines import certificates, slurm_file
 
 _Checked = TypeVar("_Checked")
@@ -127,8 +127,8 @@ def read_by(
         ClusterFileError: it cannot be read, or ``check`` refuses it.
     """
     try:
-        given = yaml.safe_load(path.read_bytes())
-    except (OSError, yaml.YAMLError) as error:
+        given = read_yaml(path)
+    except (OSError, ValueError) as error:
         raise ClusterFileError(f"{path} cannot be read: {error}") from error
     try:
         return check(given, cluster_name)
@@ -169,7 +169,7 @@ def check(given: object, cluster_name: str | None = None) -> ClusterFile:
     _refuse_unknown(given)
     try:
         wanted = msgspec.convert(given, ClusterFile)
-    except msgspec.ValidationError as error:
+    except ValueError as error:  # msgspec's own, and of half of a surrogate pair
         raise ClusterFileError(f"{error}") from None
     _check_provider(wanted.provider)
     if not _NAME.fullmatch(wanted.cluster_name):

@@ -12,6 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_SHARED = Path("/tmp")
+_LONGEST_PATH = 107  # that the kernel takes for a socket
+_LONGEST_FOLDER = _LONGEST_PATH - len("/") - 40 - 17  # the name of a connection, as ssh makes it
+
 
 class ClusterBusyError(Exception):
     """Another command changes the cluster at this moment."""
@@ -78,7 +82,10 @@ def control_folder() -> Path:
     Raises:
         PermissionError: somebody else has the folder.
     """
-    folder = Path(tempfile.gettempdir()) / f"nbray-ssh-{os.getuid()}"
+    name = f"nbray-ssh-{os.getuid()}"
+    folder = Path(tempfile.gettempdir()) / name
+    if len(os.fsencode(folder)) > _LONGEST_FOLDER:
+        folder = _SHARED / name
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()

@@ -18,13 +18,14 @@ from nbray.machines.here import Here
 from nbray.machines.home import busy
 from nbray.machines.mounts import digest, ends, rsync_command
 from nbray.machines.plan import Machine
-from nbray.machines.ssh import CONNECT_S, Done, Ssh, run
+from nbray.machines.ssh import CONNECT_S, MOST_KEPT, Done, Ssh, run
 
 _ANSWER_S = CONNECT_S + 15.0
 _STOP_S = 60.0
 _JOBS_END_S = 120.0
 _WAIT_FOR_OTHERS_S = 30
 _INTERRUPT_S = 5.0
+_MOST_SAID = 1 << 28  # of ten thousand nodes, for example
 _PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
@@ -115,7 +116,7 @@ class Host:
         if inside and self.container is not None:
             text = self.container.inside(text)
         try:
-            done = await self._ssh(text, stdin=stdin, timeout_s=timeout_s)
+            done = await self._ssh(text, stdin=stdin, timeout_s=timeout_s, most_kept=_MOST_SAID)
         except TimeoutError:
             raise HostError(doing, f"it was not done in {timeout_s:.0f} s") from None
         self._check(done, doing)
@@ -316,22 +317,34 @@ class Host:
 
     def write_log(self, path: Path) -> None:
         """From now on, keep in ``path`` what is written there, beside showing it."""
-        shown, file = self.on_line, open(path, "w", buffering=1)  # noqa: SIM115 - as long as self
+        shown = self.on_line
+        try:
+            file = open(path, "w", buffering=1, encoding="utf-8")  # noqa: SIM115 - as long as self
+        except OSError as error:
+            shown(f"What is written there is not kept in {path}: {error}")
+            return
 
         def both(line: str) -> None:
-            file.write(line + "\n")
             shown(line)
+            try:
+                file.write(line + "\n")
+            except OSError as error:  # a full disk here ends nothing there
+                self.on_line = shown
+                shown(f"What is written there is no longer kept in {path}: {error}")
 
         self.on_line = both
 
     async def _ssh(
-        self, text: str, *, stdin: bytes = b"", timeout_s: float | None = None, quiet: bool = False
-    ) -> Done:
+        self, text: str, *, stdin: bytes = b"", timeout_s: float | None = None, quiet: bool = False,
+        most_kept: int = MOST_KEPT,
+    ) -> Done:  # fmt: skip
         command = self.ssh.command(self.machine.target, text)
         shown: Callable[[str], None] = (lambda _line: None) if quiet else self.on_line
         for pause_s in (*_PAUSES_S, None):
             async with self._slot():
-                done = await run(command, stdin=stdin, timeout_s=timeout_s, on_line=shown)
+                done = await run(
+                    command, stdin=stdin, timeout_s=timeout_s, on_line=shown, most_kept=most_kept
+                )
             if pause_s is None or not self.ssh.was_turned_away(done):
                 break
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))

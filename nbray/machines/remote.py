@@ -12,6 +12,7 @@ from nbray.machines import scripts
 from nbray.machines.hosts import Host, HostError
 
 _LINK_S = 60.0
+_MOST_NODES = 10_000  # that a list has at most
 
 
 def in_cluster(host: Host, text: str) -> str:
@@ -102,7 +103,7 @@ def worker_addresses(head: Host) -> list[str]:
     text = in_cluster(
         head,
         '"$NBRAY_PYTHON" -P -c "from nbray.cli import main; main()" list nodes --format=json '
-        '--filter state=ALIVE --address "$NBRAY_ADDRESS"',
+        f'--filter state=ALIVE --limit={_MOST_NODES} --address "$NBRAY_ADDRESS"',
     )
     output = asyncio.run(head.do("asking for the nodes", text, timeout_s=_LINK_S))
     try:

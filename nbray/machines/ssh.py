@@ -17,7 +17,7 @@ from nbray.machines.scripts import for_any_shell
 
 CONNECT_S = 10
 _TAIL = 20
-_MOST_KEPT = 1 << 20
+MOST_KEPT = 1 << 20
 _LINE_ENDS = re.compile(rb"[\r\n]+")
 _SSH_FAILED = 255
 _TURNED_AWAY = re.compile(
@@ -28,7 +28,7 @@ _TURNED_AWAY = re.compile(
 
 @dataclass(frozen=True)
 class Done:
-    """A command that ended: its exit code, its last lines, and all that it wrote, up to 1 MB."""
+    """A command that ended: its exit code, its last lines, and all that it wrote, up to a limit."""
 
     code: int
     lines: tuple[str, ...]
@@ -60,7 +60,7 @@ class Ssh:
         said = [
             *keys, f"ConnectTimeout={CONNECT_S}", "ServerAliveInterval=5", "ServerAliveCountMax=3",
             "ForwardAgent=no", "LogLevel=ERROR", "ControlMaster=auto",
-            f"ControlPath={self.control}/%C", "ControlPersist=60",
+            f'ControlPath="{_escaped(str(self.control))}/%C"', "ControlPersist=60",
         ]  # fmt: skip
         if batch:
             said.append("BatchMode=yes")
@@ -146,8 +146,13 @@ def _bare(host: str) -> str:
 
 
 def _quoted(path: str) -> str:
-    """A path in an option of ssh, which splits at spaces and expands %."""
-    return '"{}"'.format(os.path.expanduser(path).replace("%", "%%"))
+    """A path in an option of ssh, which splits at spaces."""
+    return f'"{_escaped(os.path.expanduser(path))}"'
+
+
+def _escaped(path: str) -> str:
+    """A path where ssh expands %."""
+    return path.replace("%", "%%")
 
 
 async def run(
@@ -156,10 +161,12 @@ async def run(
     stdin: bytes = b"",
     on_line: Callable[[str], None] = lambda _line: None,
     timeout_s: float | None = None,
+    most_kept: int = MOST_KEPT,
 ) -> Done:
     """Run a command; its output and its errors are one stream of lines.
 
-    A command that is still running when this is cancelled, or late, is killed.
+    A command that is still running when this is cancelled, or late, is killed. Of its output, the
+    first ``most_kept`` bytes are kept.
 
     Raises:
         TimeoutError: it took longer than ``timeout_s`` seconds.
@@ -168,7 +175,7 @@ async def run(
         *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
-    output = _Output(on_line)
+    output = _Output(on_line, most_kept)
     assert process.stdout is not None
     reader = asyncio.create_task(output.read(process.stdout))
     try:
@@ -196,9 +203,10 @@ async def run(
 class _Output:
     """What a command writes: lines as they come, the last ones, and all up to a limit."""
 
-    def __init__(self, on_line: Callable[[str], None]) -> None:
+    def __init__(self, on_line: Callable[[str], None], most_kept: int) -> None:
         self.tail: deque[str] = deque(maxlen=_TAIL)
         self._on_line = on_line
+        self._most_kept = most_kept
         self._kept = bytearray()
         self._rest = b""
 
@@ -207,7 +215,7 @@ class _Output:
 
     async def read(self, stream: asyncio.StreamReader) -> None:
         while part := await stream.read(65536):
-            self._kept += part[: max(0, _MOST_KEPT - len(self._kept))]
+            self._kept += part[: max(0, self._most_kept - len(self._kept))]
             *lines, self._rest = _LINE_ENDS.split(self._rest + part)
             self._rest = self._rest[-65536:]
             for line in lines:

@@ -21,6 +21,7 @@ _PAUSE = 3.0
 _TICK_NS = 50_000_000
 
 _Rules = list[tuple[Path, "GitIgnoreSpec"]]
+_Above = dict[tuple[int, int], Path]
 _Stamp = tuple[int, int, int, int] | None
 
 
@@ -85,7 +86,7 @@ def files_of(
         return [(path, path.name)]
     prefix = f"{path.name}/" if keep_name else ""
     walk = _Walk(path, prefix, look)
-    walk.enter(path, [(path, _spec([*_ALWAYS_EXCLUDED, *excludes]))], {})
+    walk.take(path, [(path, _spec([*_ALWAYS_EXCLUDED, *excludes]))])
     return sorted(walk.found)
 
 
@@ -103,7 +104,13 @@ class _Walk:
         self._look = look
         self._folders = 0
 
-    def enter(self, folder: Path, rules: _Rules, above: dict[tuple[int, int], Path]) -> None:
+    def take(self, root: Path, rules: _Rules) -> None:
+        # No recursion: a folder may be deeper than Python's stack.
+        self._left: list[tuple[Path, _Rules, _Above]] = [(root, rules, {})]
+        while self._left:
+            self._enter(*self._left.pop())
+
+    def _enter(self, folder: Path, rules: _Rules, above: _Above) -> None:
         self._look.note(folder)
         self._folders += 1
         where = os.stat(folder)
@@ -133,7 +140,7 @@ class _Walk:
         entry: os.DirEntry[str],
         path: Path,
         rules: _Rules,
-        above: dict[tuple[int, int], Path],
+        above: _Above,
     ) -> None:
         if entry.is_symlink():
             target = entry.stat()
@@ -141,7 +148,7 @@ class _Walk:
             if back is not None:
                 logger.warning("%s is not sent: it is a link back to %s.", path, back)
                 return
-        self.enter(path, rules, above)
+        self._left.append((path, rules, above))
 
     def _check_count(self) -> None:
         if len(self.found) + self._folders > MOST_FILES:

@@ -61,9 +61,10 @@ def write_package(
     digest = hashlib.sha256()
     if path.suffix in (".zip", ".whl") and path.is_file():
         look.note(path)
-        _check_size(path.stat().st_size, path)
+        size = path.stat().st_size
+        _check_size(size, path)
         _check_contents(path)
-        _copy(path, target, digest)
+        _copy(path, size, target, digest)
         return f"{URI_PREFIX}{digest.hexdigest()}.zip"
     total = 0
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -78,15 +79,17 @@ def write_package(
             info.compress_type = zipfile.ZIP_DEFLATED
             digest.update(f"{name}\0{info.external_attr}\0{found.st_size}\0".encode())
             with archive.open(info, "w") as entry:
-                _copy(file, entry, digest)
+                _copy(file, found.st_size, entry, digest)
     return f"{URI_PREFIX}{digest.hexdigest()}.zip"
 
 
-def _copy(path: Path, target: IO[bytes], digest: hashlib._Hash) -> None:
+def _copy(path: Path, size: int, target: IO[bytes], digest: hashlib._Hash) -> None:
+    """Copy the ``size`` bytes that a file had when it was looked at: a log grows meanwhile."""
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
+        while block := file.read(min(_BLOCK, size)):
             target.write(block)
             digest.update(block)
+            size -= len(block)
 
 
 def _check_size(size: int, path: Path) -> None:

@@ -193,7 +193,8 @@ class EnvManager:
                     logger.info("No worker needs %s any more.", folder)
                     for text in self._packages.pop(folder).texts:
                         self._ready.pop(text, None)
-                    gone = folder.with_name(f".{folder.name}.gone")
+                    # What an earlier one has left, as by a process that still wrote, stays.
+                    gone = folder.with_name(f".{folder.name}.{time.monotonic_ns()}.gone")
                     if folder.exists():
                         folder.rename(gone)
                     await asyncio.to_thread(shutil.rmtree, gone, True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from nbray.state import queries as q
 from nbray.state.asking import ask
@@ -14,7 +16,9 @@ from nbray.state.short_ids import SHORTEST, full_id
 from nbray.state.submissions import ROWS, log_name
 from nbray.wire.state_messages import LogPart
 
-_FOLLOW_S = 0.2
+FOLLOW_S = 0.2
+"""How often who follows a log looks whether there is more."""
+
 _KINDS = {"gcs": "gcs_server", "raylet": "raylet", "dashboard": "dashboard"}
 
 
@@ -108,18 +112,74 @@ def get_log(
         >>> "hello from the log" in lines
         True
     """
+    log = find_log(
+        address, node_id, node_ip, filename, actor_id, task_id, pid, tail, timeout, suffix,
+        worker_id, submission_id,
+    )  # fmt: skip
+    parts = _parts(log, follow)
+    # A part may end in the middle of a character.
+    return parts if encoding is None else codecs.iterdecode(parts, encoding, errors)
+
+
+@dataclass
+class LogReader:
+    """Reads a log of a node, its last lines first, and then what comes behind them.
+
+    Attributes:
+        address: of the cluster; None: this program's.
+        node: the id of the node.
+        name: of the log.
+        tail: how many lines come first; -1: all.
+        timeout: seconds that the cluster has for each part.
+    """
+
+    address: str | None
+    node: str
+    name: str
+    tail: int
+    timeout: float
+    _place: int = field(default=0, init=False)
+    _end: int | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._place = 0 if self.tail < 0 else -1
+
+    def part(self) -> bytes:
+        """What comes next; nothing at the end of what there is.
+
+        Raises:
+            StateApiException: there is no such log, or the cluster does not answer.
+        """
+        query = q.log(self.node, self.name, self._place, max(self.tail, 0))
+        found: LogPart = ask(query, self.address, self.timeout)
+        if found.missing:
+            raise StateApiException(
+                f"Node {self.node[:12]} has no log {self.name!r}; list_logs() has all."
+            )
+        self._place = found.offset
+        self._end = found.end if self._end is None else self._end
+        return found.data
+
+    @property
+    def is_read(self) -> bool:
+        """Whether all was read that there was at the first part."""
+        return self._end is not None and self._place >= self._end
+
+
+def find_log(
+    address: str | None, node_id: str | None, node_ip: str | None, filename: str | None,
+    actor_id: str | None, task_id: str | None, pid: int | None, tail: int, timeout: int,
+    suffix: str, worker_id: str | None, submission_id: str | None,
+) -> LogReader:  # fmt: skip
+    """The log that is meant; arguments and errors as for `get_log`."""
     if suffix not in ("out", "err"):
         raise StateApiException(f"A worker's logs are 'out' and 'err'; there is no {suffix!r}.")
     if submission_id is not None:
-        node, filename = _of_job(submission_id, address, timeout)
-        node_id = node
+        node_id, filename = _of_job(submission_id, address, timeout)
     node, name = _find(
         address, node_id, node_ip, filename, actor_id, task_id, pid, worker_id, suffix, timeout
     )
-    parts = _parts(address, node, name, follow, tail, timeout)
-    if encoding is None:
-        return parts
-    return (part.decode(encoding, errors) for part in parts)
+    return LogReader(address, node, name, tail, timeout)
 
 
 def _of_job(submission_id: str, address: str | None, timeout: int) -> tuple[str, str]:
@@ -132,21 +192,15 @@ def _of_job(submission_id: str, address: str | None, timeout: int) -> tuple[str,
     raise StateApiException(f"No job has the submission id {submission_id!r}.")
 
 
-def _parts(
-    address: str | None, node: str, name: str, follow: bool, tail: int, timeout: float
-) -> Iterator[bytes]:
-    offset = 0 if tail < 0 else -1
-    while True:
-        part: LogPart = ask(q.log(node, name, offset, max(tail, 0)), address, timeout)
-        if part.missing:
-            raise StateApiException(f"Node {node[:12]} has no log {name!r}; list_logs() has all.")
-        if part.data:
-            yield part.data
-        elif not follow:
-            return
+def _parts(log: LogReader, follow: bool) -> Iterator[bytes]:
+    while follow or not log.is_read:
+        data = log.part()
+        if data:
+            yield data
+        elif follow:
+            time.sleep(FOLLOW_S)
         else:
-            time.sleep(_FOLLOW_S)
-        offset = part.offset
+            return
 
 
 def _find(

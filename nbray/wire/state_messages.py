@@ -335,8 +335,12 @@ class ReadLog(msgspec.Struct, array_like=True):
 
 
 class LogPart(msgspec.Struct, array_like=True):
-    """Answer to ``ReadLog``: ``data`` ends at ``offset`` of the log; ``missing``: there is none."""
+    """Answer to ``ReadLog``: ``data`` ends at ``offset`` of the log; ``missing``: there is none.
+
+    ``end`` is where all of the log ended then: who wants what there is and no more stops there.
+    """
 
     data: bytes
     offset: int
     missing: bool = False
+    end: int = 0

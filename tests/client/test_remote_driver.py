@@ -220,3 +220,64 @@ def test_the_dashboards_port_leads_into_the_cluster_too(
             nbray.init(f"http://{node.webui_url}")
     finally:
         node.stop()
+
+
+@pytest.mark.slow
+def test_a_gateway_for_which_there_was_no_descriptor_is_started_later(
+    head: RunningNode, address: str
+) -> None:
+    raylet = psutil.Process(head.children[-1].pid)
+    before = raylet.rlimit(psutil.RLIMIT_NOFILE)
+    raylet.rlimit(psutil.RLIMIT_NOFILE, (raylet.num_fds(), before[1]))
+    log = head.session.log_path("raylet.log")
+    joining = threading.Thread(target=nbray.init, args=(address,))
+    joining.start()
+    wait_until(lambda: "ClientPort could not start" in log.read_text(), "the want of one", 20)
+    raylet.rlimit(psutil.RLIMIT_NOFILE, before)
+    joining.join(60)
+    assert my_remote().state.state == "connected"
+    assert nbray.get(double.remote(5), timeout=30) == 10
+    assert "was ended by an error" not in log.read_text(), "what goes on for ever does so"
+
+
+@pytest.mark.slow
+def test_of_a_driver_that_was_killed_with_its_agent_nothing_stays(
+    head: RunningNode, address: str, session_root: Path
+) -> None:
+    program = os.fork()
+    if not program:
+        nbray.init(address)
+        time.sleep(1000)
+    wait_until(lambda: list(session_root.glob("remote-*/r/session.json")), "the driver")
+    (left,) = session_root.glob("remote-*")
+    (agent,) = [
+        process for process in psutil.process_iter(["cmdline"])
+        if "nbray.client.agent" in (process.info["cmdline"] or ())
+        and str(left / "r") in process.info["cmdline"]
+    ]  # fmt: skip
+    agent.suspend()
+    os.kill(program, signal.SIGKILL)
+    os.waitpid(program, 0)
+    agent.kill()
+    assert left.exists()
+    nbray.init(address)
+    assert not left.exists(), "the next one has removed it"
+    assert len(list(session_root.glob("remote-*"))) == 1
+
+
+@pytest.mark.slow
+def test_a_driver_that_was_killed_while_it_connects_leaves_no_folder(
+    session_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NBRAY_AUTH_TOKEN", TOKEN)
+    monkeypatch.setenv("NBRAY_START_TIMEOUT_S", "3")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        program = os.fork()
+        if not program:
+            nbray.init(f"nbray://127.0.0.1:{silent.getsockname()[1]}")
+        peer, _ = silent.accept()
+        os.kill(program, signal.SIGKILL)
+        os.waitpid(program, 0)
+        assert list(session_root.glob("remote-*"))
+        wait_until(lambda: not list(session_root.glob("remote-*")), "the end of its folder")
+        peer.close()

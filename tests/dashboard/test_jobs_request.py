@@ -44,6 +44,7 @@ def test_a_request_of_rays_client_is_a_row() -> None:
         ({"submission_id": ".."}, "submission_id"),
         ({"submission_id": "a\nb"}, "submission_id"),
         ({"submission_id": "ä" * 150}, "submission_id"),
+        ({"submission_id": "ä" * 90}, "no name of a file"),  # %C3%A4 in the name of its log
         ({"metadata": {"k": 1}}, "metadata"),
         ({"metadata": {"k": "x" * 70_000}}, "metadata"),
         ({"metadata": {"k": "\0"}}, "metadata"),
@@ -55,6 +56,7 @@ def test_a_request_of_rays_client_is_a_row() -> None:
         ({"entrypoint_resources": {"a": -1}}, "entrypoint_resources"),
         ({"runtime_env": {"working_dir": "/etc"}}, "/etc"),
         ({"runtime_env": {"py_modules": ["https://example.invalid/a.zip"]}}, "a.zip"),
+        ({"runtime_env": {"py_modules": 5}}, "runtime_env names '5'"),
         ({"runtime_env": {"pip": "/etc/passwd"}}, "pip"),
         ({"runtime_env": {"pip": {"packages": "/etc/passwd"}}}, "pip"),
         ({"runtime_env": {"nonsense": 1}}, "nonsense"),

@@ -62,6 +62,22 @@ def test_a_job_is_submitted_followed_listed_and_deleted(head: Path) -> None:
     assert gone.returncode == 1 and "Job one does not exist" in gone.stderr
 
 
+def test_a_file_that_is_no_yaml_is_named(head: Path) -> None:
+    file = head.parent / "environment.yaml"
+    file.write_text("env_vars: [")
+    done = command("job", "submit", "--runtime-env", str(file), "--", "true")
+    assert done.returncode == 2 and "environment.yaml: while parsing" in done.stderr, done.stderr
+
+
+def test_what_a_terminal_has_no_letters_for_is_escaped(
+    head: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    done = command("job", "submit", "--", "printf", "\N{CHECK MARK} \\377 done")
+    assert done.returncode == 0, done.stderr
+    assert "\\u2713 \\ufffd done" in done.stdout
+
+
 def test_a_failing_job_ends_the_command_with_one_and_says_its_last_lines(head: Path) -> None:
     script = "echo out; exit 7"
     failed = command("job", "submit", "--submission-id", "bad", "--", "sh", "-c", script)

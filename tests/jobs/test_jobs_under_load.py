@@ -8,6 +8,7 @@ import http.client
 import os
 import signal
 import socket
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ import pytest
 import nbray
 from nbray.driver.driver import current_driver
 from nbray.job_submission import JobDetails, JobStatus, JobSubmissionClient
-from nbray.testing import own_sessions, wait_until
+from nbray.testing import Proxy, own_sessions, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
@@ -194,3 +195,34 @@ def test_a_job_is_stopped_in_the_moment_in_which_it_begins(client: JobSubmission
         time.sleep(pause)
         assert client.stop_job(name)
         assert _ended(client, name).status == "STOPPED", pause
+
+
+def test_a_job_that_was_silent_for_long_is_followed_across_the_dashboards_death(
+    client: JobSubmissionClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nbray.job_submission.client._PATIENCE_S", 5.0)
+    name = client.submit_job(entrypoint="sleep 9; echo spoken")
+    following = threading.Timer(7.0, lambda: _dashboard().kill())
+    following.start()
+    assert "spoken" in asyncio.run(_tail(client, name))
+    following.join()
+
+
+def test_a_path_that_is_silent_is_given_up_and_the_log_goes_on(
+    client: JobSubmissionClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nbray.job_submission.client._PING_S", 0.5)
+    host, port, headers = _raw(client)
+    name = client.submit_job(entrypoint="echo begun; sleep 3; echo spoken")
+
+    async def follow(through: Proxy) -> str:
+        other = JobSubmissionClient(f"http://127.0.0.1:{through.place[1]}", headers=headers)
+        text = ""
+        async for part in other.tail_job_logs(name):
+            if "begun" in part:
+                through.hold()
+            text += part
+        return text
+
+    with Proxy((host, port)) as proxy:
+        assert "spoken" in asyncio.run(asyncio.wait_for(follow(proxy), 60))

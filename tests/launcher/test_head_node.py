@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -19,9 +21,12 @@ from support.stopping import stand_still
 
 import nbray
 from nbray.common.process import ForkedProcess, ProcessStartError
+from nbray.common.session import CLIENT_SOCKET
 from nbray.driver.driver import current_driver
+from nbray.launcher.client_port import RemoteDrivers
+from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.described import NodeOptions
-from nbray.launcher.local import ClusterOptions, start_head
+from nbray.launcher.local import ClusterOptions, RunningNode, start_head
 from nbray.testing import processes_of, wait_until
 
 
@@ -180,3 +185,42 @@ def test_workers_have_what_those_of_a_started_template_have(
     assert before["environment"] == {"NBRAY_STORAGE": None, "HOME": os.environ.get("HOME")}
     assert before["collects"] is True
     assert before["threads"] == "1"
+
+
+@pytest.mark.slow
+def test_of_two_who_bring_a_head_back_at_once_one_is_told_so(session_root: Path) -> None:
+    def start(session: Path | None = None, **how: Any) -> RunningNode:
+        return start_head(
+            NodeOptions(resources={"CPU": 1}), ClusterOptions(session=session),
+            remote_drivers=RemoteDrivers(0), **how,
+        )  # fmt: skip
+
+    node = start()
+    for child in reversed(node.children):
+        psutil.Process(child.pid).kill()
+    wait_until(lambda: not processes_of(session_root), "all to have ended")
+
+    def second() -> None:
+        with pytest.raises(ValueError, match="is being brought back by another command"):
+            start(node.session.path)
+
+    back = start(node.session.path, meanwhile=second)
+    try:
+        with socket.socket(socket.AF_UNIX) as driver:
+            driver.connect(back.session.socket_path(CLIENT_SOCKET))
+            driver.settimeout(20)
+            assert driver.recv(100), "the gateway speaks first"
+    finally:
+        back.stop()
+
+
+def test_a_start_that_fails_at_once_gives_its_ports_back(
+    session_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+    monkeypatch.setenv("NBRAY_TMPDIR", "/x" * 100)
+    with pytest.raises(OSError, match="too long a path") as raised:
+        start_head(NodeOptions(resources={"CPU": 1}), dashboard=DashboardOptions(True, port=port))
+    assert raised.value, "which holds what the start had"
+    socket.create_server(("127.0.0.1", port)).close()

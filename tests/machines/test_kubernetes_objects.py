@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,6 +15,7 @@ import yaml
 from nbray.machines import certificates
 from nbray.machines.cluster_file import ClusterFileError
 from nbray.machines.kubernetes.cluster_file import check, is_kubernetes, read
+from nbray.machines.kubernetes.kubectl import Kubectl
 from nbray.machines.kubernetes.objects import certificate_secret, objects, secret
 from nbray.machines.kubernetes.pods import merged, node_pod
 from nbray.machines.kubernetes.up import why_not_ready
@@ -175,3 +178,13 @@ def test_hundreds_of_workers_are_one_object() -> None:
     made = objects(many, "space")
     assert len(made) == len(objects(check(GIVEN), "space"))
     assert [one["spec"]["replicas"] for one in made if one["kind"] == "Deployment"] == [500]
+
+
+def test_what_kubectl_says_of_many_pods_is_read_to_its_end(tmp_path: Path) -> None:
+    program = tmp_path / "kubectl"
+    pods = {"items": [{"metadata": {"name": f"pod {n}", "x": "y" * 10_000}} for n in range(500)]}
+    (tmp_path / "said").write_text(json.dumps(pods, indent=1))
+    program.write_text(f"#!/bin/sh\nexec cat {tmp_path}/said\n")
+    program.chmod(0o755)
+    found = asyncio.run(Kubectl(str(program), "", "n").get("listing the pods", "pods"))
+    assert len(found["items"]) == 500

@@ -291,3 +291,25 @@ def test_a_package_is_read_from_the_store_and_not_held_in_memory(tmp_path: Path)
         await store.close()
 
     asyncio.run(scenario())
+
+
+def test_a_package_whose_name_begins_like_that_of_another_stays(tmp_path: Path) -> None:
+    config = Config(package_kept_s=60.0)
+
+    async def scenario() -> None:
+        store = open_store("sqlite", tmp_path)
+        space = KeyValueSpace(store)
+        table = PackageTable(space, store, lambda: {b"one"}.__contains__, set, config)
+        _, use = table.services()["UsePackage"]
+        for uri, job in ((b"gcs://env.tar", b"ended"), (b"gcs://env.tar.gz", b"one")):
+            await use(g.UsePackage(uri, job, 1))
+            for key in (uri, uri + b"#0"):
+                space.put(g.PACKAGES, key, b"x")
+        table.look(1000.0)
+        table.look(1061.0)
+        keys = ("env.tar", "env.tar#0", "env.tar.gz", "env.tar.gz#0")
+        there = [space.has(g.PACKAGES, b"gcs://" + key.encode()) for key in keys]
+        assert there == [False, False, True, True]
+        await store.close()
+
+    asyncio.run(scenario())

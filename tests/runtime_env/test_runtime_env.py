@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -432,3 +434,60 @@ def test_requirements_that_cannot_be_installed_fail_with_what_pip_said(
         nbray.get(Actor.remote().ping.remote(), timeout=60)
     assert isinstance(nbray.get(pid.remote(), timeout=30), int)
     wait_until(lambda: nbray.available_resources().get("CPU") == 2, "all CPUs to be free")
+
+
+def test_what_an_earlier_removal_has_left_stops_no_later_one(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "a.py").write_text("A = 1")
+    uri, data = packaging.pack(source, [], False)
+    text = to_text({"working_dir": uri})
+
+    async def fetch(key: bytes) -> bytes:
+        return b"1" if key == uri.encode() else data
+
+    async def scenario() -> None:
+        manager = EnvManager(tmp_path / "here", fetch)
+        unpacked = Path((await manager.prepare(text)).working_dir)
+        left = unpacked.with_name(f".{unpacked.name}.gone")
+        left.mkdir()
+        (left / "of a process that still wrote").touch()
+        keeping = asyncio.create_task(manager.keep_bounds(set, 0.05, 1 << 30))
+        async with asyncio.timeout(20):
+            while unpacked.exists() and not keeping.done():
+                await asyncio.sleep(0.02)
+            assert not keeping.done(), keeping.exception()
+            unpacked = Path((await manager.prepare(text)).working_dir)
+            while unpacked.exists():
+                await asyncio.sleep(0.02)
+        keeping.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_of_a_file_that_grows_while_it_is_packed_what_there_was_is_sent(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"x" * (4 << 20))
+
+    class Growing(io.BytesIO):
+        def write(self, block: Any) -> int:
+            with log.open("ab") as file:
+                file.write(b"y" * (8 << 20))
+            assert log.stat().st_size < 1 << 30, "it comes to an end"
+            return super().write(block)
+
+    target = Growing()
+    packaging.write_package(tmp_path, [], False, target)
+    with zipfile.ZipFile(target) as archive:
+        assert archive.getinfo("log").file_size == 4 << 20
+
+
+def test_a_very_deep_folder_is_packed(tmp_path: Path) -> None:
+    inner = tmp_path
+    for _ in range(600):
+        inner /= "d"
+        inner.mkdir()
+    (inner / "a.py").touch()
+    _, data = packaging.pack(tmp_path, [], False)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert archive.namelist() == ["d/" * 600 + "a.py"]

@@ -13,6 +13,7 @@ import pytest
 
 import nbray
 from nbray.cluster_utils import Cluster
+from nbray.driver.driver import current_driver
 from nbray.exceptions import ActorDiedError
 from nbray.state.logs import find_worker
 from nbray.state.short_ids import full_id
@@ -145,3 +146,26 @@ def test_what_is_not_there_is_said(cluster: Path) -> None:
     ]:
         with pytest.raises(state.StateApiException, match=text):
             list(state.get_log(**asked))  # type: ignore[arg-type]
+
+
+def test_a_character_that_two_parts_share_is_whole(cluster: Path) -> None:
+    driver = current_driver()
+    assert driver is not None
+    text = "x" + "ä" * (3 << 19)
+    driver.core.session.log_path("odd.log").write_text(text, encoding="utf-8")
+    assert "".join(map(str, state.get_log(filename="odd.log", tail=-1))) == text
+
+
+def test_a_log_that_grows_while_it_is_read_is_read_to_where_it_ended(cluster: Path) -> None:
+    driver = current_driver()
+    assert driver is not None
+    log = driver.core.session.log_path("growing.log")
+    log.write_bytes(b"x\n" * (1 << 20))
+    parts = state.get_log(filename="growing.log", tail=-1, encoding=None)
+    seen = 0
+    for part in parts:
+        seen += len(part)
+        assert seen <= 2 << 20
+        with log.open("ab") as file:
+            file.write(b"y\n" * (1 << 20))
+    assert seen == 2 << 20

@@ -115,7 +115,8 @@ class PackageTable:
                 over.add(uri)
         for uri in over:
             logger.info("Nobody needs the package %s any more.", uri.decode(errors="replace"))
-            self._kv.delete_all(g.PACKAGES, uri)
+            self._kv.delete(g.PACKAGES, uri)
+            self._kv.delete_all(g.PACKAGES, uri + b"#")  # and not env.tar.gz with env.tar
             self._table.delete(uri)
             del self._rows[uri], self._unused[uri]
         if over:

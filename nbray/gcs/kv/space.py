@@ -56,6 +56,10 @@ class KeyValueSpace:
             self._values[row] = value
             self._store.put(_TABLE, row, value)
 
+    def delete(self, namespace: bytes, key: bytes) -> None:
+        """Delete a key, if it is there; safe after the store's next ``durable``."""
+        self._delete(namespace, _row_key(namespace, key))
+
     def delete_all(self, namespace: bytes, prefix: bytes) -> int:
         """Delete the keys that begin so, and count them; safe after the next ``durable``."""
         start = _row_key(namespace, prefix)
@@ -99,7 +103,7 @@ class KeyValueSpace:
             count = self.delete_all(request.namespace, request.key)
         else:
             count = int(self.has(request.namespace, request.key))
-            self._delete(request.namespace, _row_key(request.namespace, request.key))
+            self.delete(request.namespace, request.key)
         await self._store.durable()
         return g.KvCount(count)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-import yaml
 
+from nbray.common.yaml_file import read_yaml
 from nbray.machines import certificates
 from nbray.machines.cluster_file import ClusterFileError, read_by
 
@@ -95,9 +95,9 @@ class KubernetesFile(msgspec.Struct, frozen=True, kw_only=True):
 def is_kubernetes(path: Path) -> bool:
     """Whether a file names this provider; one that cannot be read is for others to tell about."""
     try:
-        given = yaml.safe_load(path.read_bytes())
+        given = read_yaml(path)
         return bool(given["provider"]["type"] == "kubernetes")
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
@@ -134,7 +134,7 @@ def check(given: object, cluster_name: str | None = None) -> KubernetesFile:
             raise ClusterFileError(f"{key} is no key of a cluster on Kubernetes. {hint}")
     try:
         wanted = msgspec.convert(given, KubernetesFile)
-    except msgspec.ValidationError as error:
+    except ValueError as error:  # msgspec's own, and of half of a surrogate pair
         raise ClusterFileError(f"{error}") from None
     if not _NAME.fullmatch(wanted.cluster_name):
         raise ClusterFileError(

@@ -14,6 +14,7 @@ from nbray.machines.kubernetes.cluster_file import KubernetesProvider
 from nbray.machines.ssh import Done, run
 
 _QUICK_S = 60.0
+_MOST_KEPT = 1 << 30  # a thousand pods are tens of megabytes
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -112,7 +113,7 @@ class Kubectl:
 
 async def _run(command: Sequence[str], stdin: bytes, timeout_s: float) -> Done:
     try:
-        return await run(command, stdin=stdin, timeout_s=timeout_s)
+        return await run(command, stdin=stdin, timeout_s=timeout_s, most_kept=_MOST_KEPT)
     except FileNotFoundError:
         raise HostError(
             "running kubectl", f"this machine has no {command[0]}: install it, or name it by "

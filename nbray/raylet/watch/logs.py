@@ -88,7 +88,11 @@ class LogFolder:
         while True:
             began = time.monotonic()
             living = self._living()
-            size = await asyncio.to_thread(self._look, living)
+            size = before
+            try:
+                size = await asyncio.to_thread(self._look, living)
+            except OSError as error:  # as for want of a descriptor, which passes
+                logger.warning("The logs were not looked at: %s", error)
             pause = min(2 * pause, _LONGEST_PAUSE_S) if size == before else _LOOK_S
             before = size
             await asyncio.sleep(max(pause, _REST * (time.monotonic() - began)))
@@ -134,6 +138,4 @@ def _drop(ended: Iterable[_Found], most: int, most_bytes: int) -> None:
 def _read(log: Log, request: ReadLog) -> LogPart:
     place = request.offset if request.offset >= 0 else log.last_lines(request.lines)
     data, behind = log.read(place, request.most_bytes)
-    if not log.path.exists():
-        raise FileNotFoundError(log.path)
-    return LogPart(data, behind)
+    return LogPart(data, behind, end=log.end())
