@@ -170,6 +170,33 @@ def test_remote_with_options_in_one_call(counter: Any) -> None:
     assert nbray.get(actor.inc._remote(kwargs={"by": 2})) == 5
 
 
+@nbray.remote
+def names(**kwargs: Any) -> list[str]:
+    return sorted(kwargs)
+
+
+@nbray.remote
+class Named:
+    def __init__(this, **kwargs: Any) -> None:  # noqa: N805
+        this.given = sorted(kwargs)
+
+    def names(this, **kwargs: Any) -> list[str]:  # noqa: N805
+        return this.given + sorted(kwargs)
+
+
+def test_arguments_have_any_names(counter: Any) -> None:
+    every = dict.fromkeys(("self", "args", "kwargs", "function", "name", "options", "cls"), 1)
+    assert nbray.get(names.remote(**every)) == sorted(every)
+    assert nbray.get(names.bind(**every).execute()) == sorted(every)
+    actor = Named.remote(**every)
+    assert nbray.get(actor.names.remote(**every)) == 2 * sorted(every)
+    assert nbray.get(actor.names.bind(**every).execute()) == 2 * sorted(every)
+    assert nbray.get(Named.bind(**every).names.bind(**every).execute()) == 2 * sorted(every)
+    with nbray.dag.InputNode() as given:
+        graph = nbray.remote(lambda one: one).bind(given["self"])
+    assert nbray.get(graph.execute(self=3)) == 3
+
+
 def test_what_is_too_large_to_be_code_is_refused(counter: Any) -> None:
     data = np.zeros(13 << 20)
     with pytest.raises(ValueError, match=r"too large \(104 MiB > FUNCTION_SIZE_ERROR_THRESHOLD=95"):
