@@ -109,6 +109,7 @@ MISSING, MANY = "missing a required argument: 'a'", "too many positional argumen
         (lambda c: nbray.put(nbray.put(1)), "Calling 'put' on an nbray.ObjectRef is not allowed"),
         (lambda c: nbray.put(threading.Lock()), "Could not serialize the put value"),
         (lambda c: nbray.wait(nbray.put(1)), "got a single nbray.ObjectRef"),
+        (lambda c: nbray.wait([nbray.put(1)], num_returns=0.5), "a whole number, not 0.5"),
         (lambda c: nbray.wait([1]), "got list containing <class 'int'>"),
         (lambda c: nbray.cancel(c), r"only supported for object refs. For actors, try nbray.kill"),
         (lambda c: nbray.get_actor("x", namespace=3), "namespace must be None or a string."),
@@ -182,6 +183,12 @@ class Named:
 
     def names(this, **kwargs: Any) -> list[str]:  # noqa: N805
         return this.given + sorted(kwargs)
+
+
+def test_a_number_of_refs_may_be_the_result_of_a_division(counter: Any) -> None:
+    refs = [nbray.put(i) for i in range(4)]
+    for half in (len(refs) / 2, np.int64(2), np.float64(2)):
+        assert nbray.wait(refs, num_returns=half) == (refs[:2], refs[2:])  # type: ignore[arg-type]
 
 
 def test_arguments_have_any_names(counter: Any) -> None:
