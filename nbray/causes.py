@@ -198,7 +198,8 @@ def _put_together(
     }
     for name, field in descriptors.items():
         try:
-            field.__set__(error, fields[name])
+            if not _holds(field, error, fields[name]):
+                field.__set__(error, fields[name])
         except (AttributeError, TypeError):
             continue  # it may not be set, or not to that
     _attributes(error).update(state)
@@ -208,6 +209,17 @@ def _put_together(
     _cause.__set__(error, cause)  # which hides the context
     vars(BaseException)["__suppress_context__"].__set__(error, hides)
     return error
+
+
+def _holds(field: Any, error: BaseException, value: Any) -> bool:
+    """Whether the field has the value; None that is set is more than None that never was.
+
+    ``str`` of an `OSError` shows each field that was set, whatever to.
+    """
+    try:
+        return field.__get__(error) is value
+    except AttributeError:
+        return False
 
 
 # --- joined --------------------

@@ -94,7 +94,7 @@ class ActorClass:
         self.__name__ = cls.__name__
         self.__doc__ = cls.__doc__
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(
             f"Actors cannot be instantiated directly. Instead of '{self.__name__}()', "
             f"use '{self.__name__}.remote()'."
@@ -152,7 +152,7 @@ class ActorClass:
         actor_class = self.options(**options) if options else self
         return actor_class.remote(*args, **(kwargs or {}))
 
-    def bind(self, *args: Any, **kwargs: Any) -> ClassNode:
+    def bind(self, /, *args: Any, **kwargs: Any) -> ClassNode:
         """The actor as a node of a graph, which is executed later; see `nbray.dag`.
 
         Args:
@@ -164,7 +164,7 @@ class ActorClass:
         """
         return ClassNode(self, args, kwargs)
 
-    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
+    def remote(self, /, *args: Any, **kwargs: Any) -> ActorHandle:
         """Create an actor; its handle comes back at once.
 
         Args:

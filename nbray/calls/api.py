@@ -192,7 +192,7 @@ def wait(
         At most ``num_returns`` ready refs, and all others, in the given order.
 
     Raises:
-        TypeError: something else than a list of refs was given.
+        TypeError: something else than a list of refs, or a part of a ref, was given.
         ValueError: duplicates, an impossible number, or a negative timeout.
 
     Examples:
@@ -225,11 +225,13 @@ def wait(
         raise ValueError("Wait requires a list of unique ray_waitables.")
     if num_returns <= 0:
         raise ValueError(f"Invalid number of objects to return {num_returns}.")
+    if num_returns % 1:
+        raise TypeError(f"num_returns is a whole number, not {num_returns}.")
     if num_returns > len(refs):
         raise ValueError(
             "num_returns cannot be greater than the number of ray_waitables provided to nbray.wait."
         )
-    return current_core().values.wait(refs, num_returns, timeout)
+    return current_core().values.wait(refs, int(num_returns), timeout)
 
 
 def cancel(

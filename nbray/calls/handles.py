@@ -97,7 +97,7 @@ class ActorMethod:
         chosen = self.options(**options) if options else self
         return chosen.remote(*args, **(kwargs or {}))
 
-    def bind(self, *args: Any, **kwargs: Any) -> ClassMethodNode:
+    def bind(self, /, *args: Any, **kwargs: Any) -> ClassMethodNode:
         """The call as a node of a graph, which is executed later; see `nbray.dag`.
 
         Args:
@@ -109,7 +109,7 @@ class ActorMethod:
         """
         return ClassMethodNode(self, args, kwargs)
 
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
+    def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call the method.
 
         Args:
@@ -137,7 +137,7 @@ class ActorMethod:
             core.submit_call(handle._id, self._name, self._task_name, args, kwargs, self._options)
         )
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(
             "Actor methods cannot be called directly. Instead of running "
             f"'object.{self._name}()', try 'object.{self._name}.remote()'."

@@ -76,7 +76,7 @@ class RemoteFunction:
         self._says_group = not GROUP_OPTIONS.isdisjoint(options)
         functools.update_wrapper(self, function)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         name = f"{self._function.__module__}.{self._name}"
         raise TypeError(
             f"Remote functions cannot be called directly. Instead of running '{name}()', "
@@ -107,7 +107,7 @@ class RemoteFunction:
         function = self.options(**options) if options else self
         return function.remote(*args, **(kwargs or {}))
 
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
+    def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """Submit a task.
 
         Args:
@@ -138,7 +138,7 @@ class RemoteFunction:
         refs = core.submit_task(self._pickle.get(), self._name, args, kwargs, task_options)
         return returned(refs)
 
-    def bind(self, *args: Any, **kwargs: Any) -> FunctionNode:
+    def bind(self, /, *args: Any, **kwargs: Any) -> FunctionNode:
         """The call as a node of a graph, which is executed later; see `nbray.dag`.
 
         Args:

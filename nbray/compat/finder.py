@@ -23,7 +23,8 @@ from nbray.compat.missing import missing_module
 # What nbray has at Ray's paths; all else of it is nbray's own matter.
 _SHARED = {
     "actor", "autoscaler", "cloudpickle", "cluster_utils", "dag", "exceptions", "experimental",
-    "job_config", "remote_function", "runtime_context", "runtime_env", "types", "util",
+    "job_config", "job_submission", "remote_function", "runtime_context", "runtime_env", "types",
+    "util",
 }  # fmt: skip
 _MOVED = {"experimental.state": "util.state"}
 """Where nbray has what Ray has at another path."""

@@ -62,7 +62,7 @@ class _UnboundMethod:
         """The same method with other options."""
         return _UnboundMethod(self.actor, self._name, {**self._options, **options})
 
-    def bind(self, *args: Any, **kwargs: Any) -> ClassMethodNode:
+    def bind(self, /, *args: Any, **kwargs: Any) -> ClassMethodNode:
         """The call as a node."""
         return self.actor._bind(self, args, kwargs)
 

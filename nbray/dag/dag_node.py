@@ -52,7 +52,7 @@ class DAGNode:
         self._args = tuple(args)
         self._kwargs = dict(kwargs or {})
 
-    def execute(self, *args: Any, **kwargs: Any) -> Any:
+    def execute(self, /, *args: Any, **kwargs: Any) -> Any:
         """Make this call and all that it needs.
 
         Args:

@@ -46,7 +46,7 @@ class Call:
         self._again = again
         self._epoch = Epoch.number
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         self.refresh()
         made = self._call(*args, **kwargs)
         if _teller is not None:

@@ -13,6 +13,7 @@ from nbray.common.ids import (
     TaskID,
     WorkerID,
 )
+from nbray.object_ref import ObjectRef
 from nbray.state import queries as q
 from nbray.state.asking import ask, find_objects, find_tasks
 from nbray.state.lists import jobs
@@ -205,12 +206,16 @@ def get_job(
 
 
 def get_task(
-    id: str, address: str | None = None, timeout: int = 30, _explain: bool = False
+    id: str | ObjectRef,
+    address: str | None = None,
+    timeout: int = 30,
+    _explain: bool = False,
 ) -> TaskState | list[TaskState] | None:
     """Look up a task.
 
     Args:
-        id: its id as hexadecimal text, or its first characters, four or more.
+        id: its id as hexadecimal text, or its first characters, four or more; or a ref of what it
+            returns.
         address: the GCS; the cluster of this process, or the newest here, by default.
         timeout: seconds.
         _explain: has no effect.
@@ -230,7 +235,7 @@ def get_task(
         'sleep'
         >>> nbray.cancel(ref)
     """
-    id = written_id(id, TaskID)
+    id = written_id(id.task_id().hex() if isinstance(id, ObjectRef) else id, TaskID)
     filters: list[Filter] = [("job_id", "=", id[-8:])] if len(id) == 2 * TaskID.SIZE else []
     found = find_tasks(address, filters, timeout, complete=False)
     rows = _with_id(id, found.rows, "task_id")

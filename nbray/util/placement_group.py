@@ -30,7 +30,7 @@ __all__ = [
 
 
 class _Callable(ModuleType):
-    def __call__(self, *args: Any, **kwargs: Any) -> PlacementGroup:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> PlacementGroup:
         return placement_group(*args, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:

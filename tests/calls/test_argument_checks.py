@@ -109,6 +109,7 @@ MISSING, MANY = "missing a required argument: 'a'", "too many positional argumen
         (lambda c: nbray.put(nbray.put(1)), "Calling 'put' on an nbray.ObjectRef is not allowed"),
         (lambda c: nbray.put(threading.Lock()), "Could not serialize the put value"),
         (lambda c: nbray.wait(nbray.put(1)), "got a single nbray.ObjectRef"),
+        (lambda c: nbray.wait([nbray.put(1)], num_returns=0.5), "a whole number, not 0.5"),
         (lambda c: nbray.wait([1]), "got list containing <class 'int'>"),
         (lambda c: nbray.cancel(c), r"only supported for object refs. For actors, try nbray.kill"),
         (lambda c: nbray.get_actor("x", namespace=3), "namespace must be None or a string."),
@@ -168,6 +169,39 @@ def test_remote_with_options_in_one_call(counter: Any) -> None:
     assert add._remote(args=[1], num_returns=0) is None
     actor = Counter._remote(args=[3], num_cpus=0)
     assert nbray.get(actor.inc._remote(kwargs={"by": 2})) == 5
+
+
+@nbray.remote
+def names(**kwargs: Any) -> list[str]:
+    return sorted(kwargs)
+
+
+@nbray.remote
+class Named:
+    def __init__(this, **kwargs: Any) -> None:  # noqa: N805
+        this.given = sorted(kwargs)
+
+    def names(this, **kwargs: Any) -> list[str]:  # noqa: N805
+        return this.given + sorted(kwargs)
+
+
+def test_a_number_of_refs_may_be_the_result_of_a_division(counter: Any) -> None:
+    refs = [nbray.put(i) for i in range(4)]
+    for half in (len(refs) / 2, np.int64(2), np.float64(2)):
+        assert nbray.wait(refs, num_returns=half) == (refs[:2], refs[2:])  # type: ignore[arg-type]
+
+
+def test_arguments_have_any_names(counter: Any) -> None:
+    every = dict.fromkeys(("self", "args", "kwargs", "function", "name", "options", "cls"), 1)
+    assert nbray.get(names.remote(**every)) == sorted(every)
+    assert nbray.get(names.bind(**every).execute()) == sorted(every)
+    actor = Named.remote(**every)
+    assert nbray.get(actor.names.remote(**every)) == 2 * sorted(every)
+    assert nbray.get(actor.names.bind(**every).execute()) == 2 * sorted(every)
+    assert nbray.get(Named.bind(**every).names.bind(**every).execute()) == 2 * sorted(every)
+    with nbray.dag.InputNode() as given:
+        graph = nbray.remote(lambda one: one).bind(given["self"])
+    assert nbray.get(graph.execute(self=3)) == 3
 
 
 def test_what_is_too_large_to_be_code_is_refused(counter: Any) -> None:

@@ -19,10 +19,11 @@ _common.network_utils _common.usage.usage_lib _common.utils _private.auto_init_h
 _private.client_mode_hook _private.internal_api _private.ray_constants _private.services
 _private.state _private.usage.usage_lib _private.utils _private.worker _raylet actor cloudpickle
 cluster_utils dag data exceptions experimental.internal_kv experimental.state.api
-experimental.tqdm_ray job_config ray_constants remote_function runtime_context runtime_env types
-util.accelerators util.actor_pool util.annotations util.check_serialize util.client util.debug
-util.helpers util.joblib util.metrics util.multiprocessing.pool util.placement_group util.queue
-util.scheduling_strategies util.state.api util.state.common util.state.exception worker
+experimental.tqdm_ray job_config job_submission ray_constants remote_function runtime_context
+runtime_env types util.accelerators util.actor_pool util.annotations util.check_serialize
+util.client util.debug util.helpers util.joblib util.metrics util.multiprocessing.pool
+util.placement_group util.queue util.scheduling_strategies util.state.api util.state.common
+util.state.exception worker
 """
 MODULES = _MODULES.split()
 

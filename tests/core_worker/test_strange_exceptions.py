@@ -153,6 +153,8 @@ KINDS: dict[str, tuple[type[BaseException], Callable[[], Any], dict[str, Any]]] 
     "file": (FileNotFoundError, lambda: Path("/no").stat(), {"errno": 2, "filename": "/no"}),
     "decoding": (UnicodeDecodeError, lambda: b"a\xff".decode(), {"start": 1, "object": b"a\xff"}),
     "encoding": (UnicodeEncodeError, lambda: "\ud800".encode(), {"end": 1, "object": "\ud800"}),
+    "timeout": (TimeoutError, lambda: _raise(TimeoutError("late")), {"errno": None}),
+    "two files": (FileNotFoundError, lambda: Path("/no").rename("/nor"), {"filename2": "/nor"}),
     "syntax": (SyntaxError, lambda: compile("a b", "f", "exec"), {"filename": "f", "lineno": 1}),
     "import": (ModuleNotFoundError, lambda: __import__("nowhere"), {"name": "nowhere"}),
     "attribute": (AttributeError, lambda: Path.nowhere, {"name": "nowhere"}),  # type: ignore[attr-defined]
@@ -215,6 +217,14 @@ def test_an_exception_is_one_of_its_class_with_its_fields(module_cluster: Path) 
         asyncio.run(met())
     with pytest.raises(Refuses):
         fails.remote("refuses").future().result(timeout=30)
+
+
+def test_the_text_of_an_exception_is_as_it_was(module_cluster: Path) -> None:
+    for name in ("timeout", "file", "two files", "slots", "import", "syntax", "decoding", "http"):
+        with pytest.raises(KINDS[name][0]) as raised:
+            KINDS[name][1]()
+        cause = got(fails.remote(name)).cause
+        assert str(cause) == str(raised.value) and repr(cause) == repr(raised.value), name
 
 
 class Lost:

@@ -80,6 +80,7 @@ def test_unfinished_tasks_tell_how_far_they_are(cluster: Path) -> None:
     assert [states[ref.task_id().hex()] for ref in waiting] == ["PENDING_NODE_ASSIGNMENT"] * 3
     assert states[needy.task_id().hex()] == "PENDING_ARGS_AVAIL"
     task = state.get_task(running[0].task_id().hex())
+    assert state.get_task(running[0]) == task
     assert isinstance(task, state.TaskState)
     assert task.start_time_ms is not None and task.creation_time_ms is not None
     assert task.end_time_ms is None and task.required_resources == {"CPU": 1}
