@@ -369,10 +369,13 @@ class OutputRouter:
         content = {"name": "stdout", "text": text}
         self.publish("stream", content, cell.parent if cell is not None else {})
 
-    def warn(self, text: str) -> None:
-        """Show a warning of the cluster in the cell that ran last, whichever thread brings it."""
-        cell = self._cells.get(self._latest)
-        parent = cell.parent if cell is not None else {}
+    def warn(self, text: str, cell: int = 0) -> None:
+        """Show a warning of the cluster, whichever thread brings it.
+
+        It stands in the cell that submitted what it is about; of no cell's work, in the last one.
+        """
+        known = self._cells.get(cell) or self._cells.get(self._latest)
+        parent = known.parent if known is not None else {}
         self.publish("stream", {"name": "stderr", "text": f"{text}\n"}, parent)
 
     def publish(self, kind: str, content: dict[str, Any], cell: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from nbray.common.ids import JobID, NodeID, PlacementGroupID
 from nbray.common.resources import fits, from_units, to_units
 from nbray.common.text import check_text
 from nbray.common.timeouts import as_timeout
-from nbray.core_worker.context import running
+from nbray.core_worker.context import current_origin, running
 from nbray.core_worker.current import find_core
 from nbray.driver.driver import current_core
 from nbray.exceptions import NbraySystemError
@@ -171,7 +171,7 @@ def placement_group(
     group_id = os.urandom(PlacementGroupID.SIZE - JobID.SIZE) + core.job.job_id
     spec = GroupSpec(
         group_id, specs, chosen, core.job, name, core.job.namespace, lifetime == "detached",
-        task.actor_id if task is not None else b"", target,
+        task.actor_id if task is not None else b"", target, current_origin(),
     )  # fmt: skip
     core.groups.create(spec)
     return PlacementGroup(group_id, [dict(bundle) for bundle in bundles])

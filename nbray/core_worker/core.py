@@ -91,7 +91,7 @@ class CoreWorker:
         on_job: is told of the job of this worker, once.
         on_output: shows what workers print.
         kin: of the refs of its own objects.
-        on_warning: shows a line to the user; a worker's stderr reaches its driver.
+        on_warning: shows a line to the user, about what has that origin; a worker's stderr does.
         pickled_refs: those that the program pickled itself, which are held for ever.
         reports: send what is to be told before an answer, which may be the process's last word.
     """
@@ -154,7 +154,7 @@ class CoreWorker:
         self.on_job: Callable[[JobConfig], None] = lambda job: None
         self.on_output: Callable[[wm.OutputLines | wm.OutputDisplay], None] | None = None
         self.on_says: Callable[[wm.TaskSays], None] = lambda message: None
-        self.on_warning: Callable[[str], None] = lambda text: print(
+        self.on_warning: Callable[[str, int], None] = lambda text, _origin: print(
             text, file=sys.stderr, flush=True
         )
         self.given_up: Exception | None = None
@@ -167,7 +167,7 @@ class CoreWorker:
                 wm.OutputDisplay: self._on_output,
                 wm.TaskSays: lambda _worker, message: self.on_says(message),
                 wm.SchedulingWarning: lambda _raylet, message: self.on_warning(
-                    f"(raylet) {message.text}"
+                    f"(raylet) {message.text}", message.origin
                 ),
             }
         )

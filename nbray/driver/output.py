@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 OutputHandler = Callable[[OutputLines | OutputDisplay], None]
 _handler: OutputHandler | None = None
-_warning_handler: Callable[[str], None] | None = None
+_warning_handler: Callable[[str, int], None] | None = None
 _unfinished: dict[tuple[bytes, str], str] = {}
 
 
@@ -52,18 +52,18 @@ def set_output_handler(handler: OutputHandler | None) -> None:
     _handler = handler
 
 
-def set_warning_handler(handler: Callable[[str], None] | None) -> None:
-    """Give what the cluster warns of to ``handler`` instead of printing it, as output."""
+def set_warning_handler(handler: Callable[[str, int], None] | None) -> None:
+    """Give what the cluster warns of, and its origin, to ``handler`` instead of printing it."""
     global _warning_handler
     _warning_handler = handler
 
 
-def warn(text: str) -> None:
-    """Show one warning, to which nobody has to react."""
+def warn(text: str, origin: int = 0) -> None:
+    """Show one warning, to which nobody has to react; ``origin`` is that of what it is about."""
     if _warning_handler is None:
         _write(sys.stderr, f"{printable(text)}\n")
     else:
-        _warning_handler(text)
+        _warning_handler(text, origin)
 
 
 def set_origin(number: int) -> None:

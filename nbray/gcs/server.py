@@ -126,14 +126,15 @@ class GcsServer:
         await self._store.durable()
         return g.Empty()
 
-    async def warn(self, job: JobConfig, text: str) -> None:
-        """Show a driver why something of its job waits."""
+    async def warn(self, job: JobConfig, text: str, origin: int) -> None:
+        """Show a driver why something of its job, which has that origin, waits."""
         logger.warning("%s", text)
         node = self.nodes.get(job.driver.node_id)
         if node is None or not node.alive:
             return
         try:
-            await self.nodes.client(node).call("WarnJob", g.WarnJob(job.job_id, text), g.Empty)
+            warning = g.WarnJob(job.job_id, text, origin)
+            await self.nodes.client(node).call("WarnJob", warning, g.Empty)
         except RpcError as error:
             logger.warning("The driver of job %s was not warned: %s", job.job_id.hex(), error)
 

@@ -91,8 +91,11 @@ class Listener(Protocol):
         Called on whichever thread drives the sockets: returns at once, and calls no engine.
         """
 
-    def warn(self, text: str) -> None:
-        """The cluster warns of something, to which nobody has to react."""
+    def warn(self, text: str, cell: int = 0) -> None:
+        """The cluster warns of something, to which nobody has to react.
+
+        ``cell`` submitted what it is about; 0: it is about no cell's work.
+        """
 
     def number_here(self) -> int:
         """The cell for which the calling thread submits, when no `Output.begin_cell` says so."""

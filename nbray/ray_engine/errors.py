@@ -14,6 +14,10 @@ from .told import TITLE, ToldError
 
 _TITLE = "Traceback (most recent call last):"
 _MARKS = re.compile(r" +[~^]+ *")
+_CHAINED = re.compile(
+    "^(The above exception was the direct cause|During handling of the above exception)", re.M
+)
+_LINES_CUT = "  ... Ray has cut the first two lines of this cause off"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _PROCESS = re.compile(r"ray::(?P<name>.*?)\(\) \(pid=(?P<pid>\d+), ip=(?P<ip>[^,)]*)")
 _ORIGINAL = "Original exception:\nray.exceptions.RayTaskError: "
@@ -53,25 +57,36 @@ def _of_a_task(error: rays.RayTaskError) -> BaseException:
         cause = cause.__dict__.get("cause")
     if isinstance(cause, rays.TaskCancelledError):
         return translated(cause)
+    whole = ""
     if isinstance(cause, ToldError):
+        whole = cause.text if cause is error.__dict__.get("cause") else ""
         cause = cause.original()
-    return _task_error(str(error), cause if isinstance(cause, BaseException) else None)
+    return _task_error(str(error), cause if isinstance(cause, BaseException) else None, whole)
 
 
-def _task_error(told: str, cause: BaseException | None) -> BaseException:
-    text = _COLOUR.sub("", without_middle(told)).replace(TITLE, "")
+def _task_error(told: str, cause: BaseException | None, whole: str = "") -> BaseException:
+    """``whole``: the traceback, if Ray's text has not all of it."""
+    text = _without_ours(without_middle(told))
     found = _PROCESS.search(text)
     made = ours.TaskError(
-        found["name"] if found else "", _as_python_writes(text), cause,
+        found["name"] if found else "", _without_ours(whole) or _as_python_writes(text), cause,
         int(found["pid"]) if found else None, found["ip"] if found else None,
     )  # fmt: skip
     return made.as_instanceof_cause()
+
+
+def _without_ours(text: str) -> str:
+    return _COLOUR.sub("", text).replace(TITLE, "")
 
 
 def _as_python_writes(text: str) -> str:
     """A traceback of Ray's: its first line names the process, and of frames that it leaves out
     the marks of their columns stay."""
     written: list[str] = []
+    first, *more = _CHAINED.split(text, maxsplit=1)
+    if more and len(_PROCESS.findall(first)) == 1:
+        process, _, rest = text.partition("\n")
+        text = f"{process}\n{_LINES_CUT}\n{rest}"
     for line in text.rstrip("\n").split("\n"):
         if not (_MARKS.fullmatch(line) and written and _MARKS.fullmatch(written[-1])):
             written.append(_TITLE if _PROCESS.match(line) else line)

@@ -102,5 +102,5 @@ class Jobs:
         """Show a warning at the driver of a job, if it is here: something of its waits."""
         driver = self._drivers.get(request.job_id)
         if driver is not None:
-            driver.warn(request.text)
+            driver.warn(request.text, request.origin)
         return g.Empty()

@@ -33,19 +33,19 @@ class Process:
     pid: int = 0
     silent: bool = False
     source: TaskSource | None = None
-    _warned: set[str] = field(default_factory=set)
+    _warned: set[tuple[str, int]] = field(default_factory=set)
 
     @property
     def is_worker(self) -> bool:
         """Whether it is a registered worker of this node."""
         return bool(self.worker_id) and not self.is_driver
 
-    def warn(self, text: str) -> None:
-        """Have a warning shown at the process, once."""
-        if text not in self._warned and len(self._warned) < _MOST_WARNINGS:
-            self._warned.add(text)
+    def warn(self, text: str, origin: int = 0) -> None:
+        """Have a warning about what has that origin shown at the process, once."""
+        if (text, origin) not in self._warned and len(self._warned) < _MOST_WARNINGS:
+            self._warned.add((text, origin))
             logger.warning("%s", text)
-            self.send(SchedulingWarning(text))
+            self.send(SchedulingWarning(text, origin))
 
     def send(self, message: Message) -> None:
         """Queue a message; dropped when the process has gone."""

@@ -306,10 +306,14 @@ class UsePackage(msgspec.Struct, array_like=True):
 
 
 class WarnJob(msgspec.Struct, array_like=True):
-    """GCS to a driver's raylet: show this to the user. Answered by `Empty`."""
+    """GCS to a driver's raylet: show this to the user. Answered by `Empty`.
+
+    ``origin`` is that of what it is about.
+    """
 
     job_id: bytes
     text: str
+    origin: int = 0
 
 
 # --- placement groups ------------------------------------------------------------------------

@@ -140,7 +140,8 @@ class ProcessState(msgspec.Struct, array_like=True, tag=168):
 class RequestLease(msgspec.Struct, array_like=True, tag=10):
     """Submitter to raylet. Answered by one `LeaseGranted`, `LeaseSpilled` or `LeaseRefused`.
 
-    ``near`` is the node where most bytes of the arguments lie, if that is another one.
+    ``near`` is the node where most bytes of the arguments lie, if that is another one; ``origin``
+    that of a task for which it is, which is told if no node can ever serve it.
     """
 
     request_id: int
@@ -153,6 +154,7 @@ class RequestLease(msgspec.Struct, array_like=True, tag=10):
     strategy: Strategy = ANYWHERE
     selector: Selectors = ()
     near: bytes = b""
+    origin: int = 0
 
 
 class LeaseGranted(msgspec.Struct, array_like=True, tag=11):

@@ -293,7 +293,10 @@ class BundleSpec(msgspec.Struct, array_like=True):
 
 
 class GroupSpec(msgspec.Struct, array_like=True):
-    """A placement group as it was asked for; ``creator`` is the actor that did, if one did."""
+    """A placement group as it was asked for; ``creator`` is the actor that did, if one did.
+
+    ``origin`` is that of whoever asked, as of a task.
+    """
 
     group_id: bytes
     bundles: list[BundleSpec]
@@ -304,6 +307,7 @@ class GroupSpec(msgspec.Struct, array_like=True):
     detached: bool = False
     creator: bytes = b""
     soft_target: bytes = b""
+    origin: int = 0
 
 
 class TaskEvent(msgspec.Struct, array_like=True):

@@ -58,9 +58,13 @@ class NotebookAnswers(msgspec.Struct, array_like=True, tag=195):
 
 
 class SchedulingWarning(msgspec.Struct, array_like=True, tag=130):
-    """Raylet to the process that asked, or to a job's driver: what waits, and why."""
+    """Raylet to the process that asked, or to a job's driver: what waits, and why.
+
+    ``origin`` is that of what waits (see `TaskSpec`).
+    """
 
     text: str
+    origin: int = 0
 
 
 # --- ends -------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from support.kernel import (
     running_notebook,
     shared_notebook,
 )
+from support.stopping import stand_still
 
 from nbray.testing import processes_of, wait_until
 
@@ -203,7 +204,6 @@ def test_a_task_that_can_never_run_says_so_in_its_cell_and_in_the_widget(
 ) -> None:
     notebook.run("import nbray\n@nbray.remote(resources={'gold': 1})\ndef never(): pass")
     cell = notebook.run("refs = [never.remote()]")
-    # It stands in the cell that ran last when it comes, which is this one.
     notebook.wait(lambda: "No node of the cluster can ever serve" in cell.printed, "the warning")
     other = notebook.run("1")
     assert "which lacks {'gold': 1.0}" in cell.printed and "ever serve" not in other.printed
@@ -216,6 +216,52 @@ def test_a_task_that_can_never_run_says_so_in_its_cell_and_in_the_widget(
         "the reason in the widget",
     )
     notebook.run("nbray.cancel(refs[0])")
+
+
+def test_what_can_never_run_is_told_in_the_cell_that_submitted_it(
+    session_root: Path, tmp_path: Path
+) -> None:
+    task = "serve {'CPU': 1.0, 'gold': 1.0}"
+    submitted = {
+        "refs = [never.remote()]": task,
+        "more = [never.remote()]": task,
+        "far = Far.remote()": "Actor Far: No node of the cluster can ever serve",
+        "group = placement_group([{'gold': 1}])": "Placement group ",
+        "nested = outer.remote()": task,
+    }
+    with running_notebook() as notebook:
+        notebook.run(
+            "import nbray, os, time\nfrom nbray.util import placement_group\n"
+            "@nbray.remote(resources={'gold': 1})\ndef never(): pass\n"
+            "@nbray.remote(resources={'gold': 1})\nclass Far: pass\n"
+            "@nbray.remote(num_cpus=0)\ndef outer(): return [never.remote()]"
+        )
+        cluster = [
+            process.pid
+            for process in processes_of(session_root)
+            if {"nbray.raylet", "nbray.gcs"} & {*process.info["cmdline"]}
+        ]
+        assert len(cluster) == 2
+        for pid in cluster:
+            stand_still(pid)
+        cells = [notebook.run(code) for code in submitted]
+        gate = str(tmp_path / "gate")
+        last = notebook.start(
+            f"print('it runs')\nwhile not os.path.exists({gate!r}): time.sleep(0.01)"
+        )
+        notebook.wait(lambda: "it runs" in last.printed, "the last cell")
+        for pid in cluster:
+            os.kill(pid, signal.SIGCONT)
+
+        def all_told() -> bool:
+            return all(
+                said in cell.printed for cell, said in zip(cells, submitted.values(), strict=True)
+            )
+
+        notebook.wait(all_told, "each warning in its cell")
+        (tmp_path / "gate").touch()
+        notebook.wait(lambda: last.idle, "the end of the last cell")
+        assert last.printed == "it runs\n", last.printed
 
 
 def test_a_worker_that_died_is_reported_with_facts_at_the_users_line(notebook: Notebook) -> None:

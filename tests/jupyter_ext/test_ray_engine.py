@@ -183,6 +183,23 @@ def test_an_error_shows_the_users_own_frames(notebook: Notebook) -> None:
     )
 
 
+def test_a_cause_is_told_with_its_frames(notebook: Notebook) -> None:
+    raising = (
+        "    try:\n        deep()\n    except KeyError as first:\n"
+        "        raise ValueError('second') from first\n"
+    )
+    deep = "def deep():\n    raise KeyError('first')\n"
+    error = notebook.run(f"%%remote\n{deep}if True:\n{raising}", 60).error
+    cause, _, rest = error.partition("The above exception was the direct cause")
+    assert "line 6, in <module>" in cause and "line 3, in deep" in cause, error
+    assert "KeyError: 'first'" in cause and "ValueError: second" in rest and ".py" not in error
+    error = notebook.run(
+        f"import ray\n{deep}@ray.remote\ndef plain():\n{raising}ray.get(plain.remote())", 60
+    ).error
+    assert "Ray has cut the first two lines of this cause off" in error.partition("direct")[0]
+    assert "ValueError: second" in error and "in plain" in error
+
+
 def test_an_exception_of_the_notebooks_own_class_comes_back_as_that(notebook: Notebook) -> None:
     notebook.run(
         "class Two(Exception):\n    def __init__(self, text, other):\n"

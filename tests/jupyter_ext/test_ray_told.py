@@ -41,6 +41,45 @@ def _raised(error: Exception) -> Exception:
         return found
 
 
+def test_a_cause_has_all_its_frames() -> None:
+    try:
+        try:
+            _raised_deep()
+        except KeyError as first:
+            raise ValueError("second") from first
+    except ValueError as error:
+        told = as_told(error)
+        hidden = as_told(_raised_hiding(error))
+    assert isinstance(told, ToldError)
+    assert "in test_a_cause_has_all_its_frames" in told.text.partition("direct cause")[0]
+    assert "in _raised_deep" in told.text and "KeyError: 'first'" in told.text
+    original = pickle.loads(cloudpickle.dumps(told)).original()
+    assert type(original) is ValueError and type(original.__cause__) is KeyError
+    assert not isinstance(hidden, ToldError)
+
+
+def _raised_deep() -> None:
+    raise KeyError("first")
+
+
+def _raised_hiding(other: Exception) -> Exception:
+    try:
+        try:
+            raise other
+        except ValueError:
+            raise TypeError("alone") from None
+    except TypeError as error:
+        return error
+
+
+def test_a_text_that_nobody_reads_is_cut_before_ray_has_it() -> None:
+    told = as_told(_raised(ValueError("e" * 20_000_000)))
+    assert isinstance(told, ToldError)
+    assert len(str(told)) < 100_000 and len(told.text) < 100_000 and "characters ..." in told.text
+    original = pickle.loads(cloudpickle.dumps(told)).original()
+    assert original is not None and len(original.args[0]) == 20_000_000
+
+
 def test_what_ray_can_bring_stays_as_it_is() -> None:
     error = _raised(ValueError("plain"))
     assert as_told(error) is error

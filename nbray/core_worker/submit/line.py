@@ -102,6 +102,10 @@ class Line:
         task = whose.burst.options if isinstance(whose, Arrival) else whose
         return task.retries != 0
 
+    def origin_at(self, place: int) -> int:
+        """The origin of the task at this place, or of the last one; 0 if there is none."""
+        return self._whose[min(place, len(self._whose) - 1)].burst.origin if self._whose else 0
+
     def find(self, first: bytes) -> PendingTask | None:
         """The task that makes this object first, which is a `PendingTask` from now on."""
         place = self._place(first)

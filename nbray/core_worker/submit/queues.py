@@ -69,7 +69,7 @@ class TaskQueue:
         return RequestLease(
             number, job, dict(self.shape.resources), backlog, spilled,
             self.tasks.may_repeat_next(), self.runtime_env, self.shape.strategy,
-            self.shape.selector, self.near,
+            self.shape.selector, self.near, self.tasks.origin_at(len(self.requests)),
         )  # fmt: skip
 
 

@@ -51,8 +51,8 @@ class Surroundings(Protocol):
     def group_is_removed(self, group_id: bytes) -> bool | None:
         """Whether nothing can run in a group any more; None if it is not known."""
 
-    async def warn(self, job: JobConfig, text: str) -> None:
-        """Show a driver why something of its job waits."""
+    async def warn(self, job: JobConfig, text: str, origin: int) -> None:
+        """Show a driver why something of its job, which has that origin, waits."""
 
     def grows(self) -> bool:
         """Whether an autoscaler may start nodes."""
@@ -169,8 +169,9 @@ class Placer:
     async def _warn_infeasible(self, actor: Actor) -> None:
         demand = demand_of(actor.spec.options)
         rows = [n for n in self._nodes() if n.takes_work]
-        text = infeasible_text(demand, rows, grows=self._around.grows())
-        await self._around.warn(actor.job, f"Actor {actor.spec.class_name}: {text}")
+        why = infeasible_text(demand, rows, grows=self._around.grows())
+        text = f"Actor {actor.spec.class_name}: {why}"
+        await self._around.warn(actor.job, text, actor.spec.origin)
 
     def _is_group_gone(self, actor: Actor, strategy: InGroup) -> bool:
         """Whether its group was removed; one that nobody knows may be about to be registered."""

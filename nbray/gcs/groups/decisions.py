@@ -77,10 +77,11 @@ class EndActors:
 
 @dataclass(frozen=True)
 class Warn:
-    """Show the driver of a job why its group waits."""
+    """Show the driver of a job why its group, which has that origin, waits."""
 
     job: JobConfig
     text: str
+    origin: int
 
 
 @dataclass(frozen=True)

@@ -272,7 +272,7 @@ class Groups:
         waiting.warned = True
         reasons = why_group_pending(list(life.bundles().values()), spec.strategy, rows)
         text = f"Placement group {spec.group_id.hex()[:8]}: {' '.join(reasons)}"
-        return [Warn(spec.job, text)]
+        return [Warn(spec.job, text, spec.origin)]
 
     def answered(
         self, asked: Reserve, refused: Collection[bytes] | None, now: Now

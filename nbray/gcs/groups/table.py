@@ -45,8 +45,8 @@ class Surroundings(Protocol):
     def group_removed(self, group_id: bytes) -> None:
         """The actors of a group end."""
 
-    async def warn(self, job: JobConfig, text: str) -> None:
-        """Show a driver why something of its job waits."""
+    async def warn(self, job: JobConfig, text: str, origin: int) -> None:
+        """Show a driver why something of its job, which has that origin, waits."""
 
 
 class GroupTable:
@@ -248,8 +248,8 @@ class GroupTable:
                     self._around.group_created()
                 case d.EndActors(group_id):
                     self._around.group_removed(group_id)
-                case d.Warn(job, text):
-                    self._background.start(self._around.warn(job, text))
+                case d.Warn(job, text, origin):
+                    self._background.start(self._around.warn(job, text, origin))
                 case d.LookAgain(after_s):
                     asyncio.get_running_loop().call_later(after_s, self.nodes_changed)
 

@@ -154,8 +154,9 @@ class LeaseManager:
         request, process = lease.request, cast(Process, lease.holder)
         lease.pending = pending = PendingRequest(
             process, Demand(request.resources, request.strategy, request.selector),
-            partial(self._granted, lease, env), partial(self._moved, lease), process.warn,
-            request.near, request.backlog, lease.queue, time.monotonic(),
+            partial(self._granted, lease, env), partial(self._moved, lease),
+            partial(process.warn, origin=request.origin), request.near, request.backlog,
+            lease.queue, time.monotonic(),
         )  # fmt: skip
         lease.give_up = partial(self._scheduler.withdraw, pending)
         lease.move(Event.QUEUED, time.time())
