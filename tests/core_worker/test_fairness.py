@@ -220,30 +220,6 @@ def test_what_has_ended_is_not_failed_by_a_crash_behind_it(session_root: Path) -
     assert nbray.get(refs[::2], timeout=60) == ["ended"] * 5
 
 
-def test_what_has_ended_is_not_run_again_for_one_behind_it_that_exits(
-    session_root: Path, tmp_path: Path
-) -> None:
-    nbray.init(num_cpus=1, object_store_memory=50 << 20)
-
-    @nbray.remote
-    def nothing() -> None:
-        return None
-
-    @nbray.remote(max_retries=1)
-    def step(i: int) -> int:
-        with open(tmp_path / f"{i}", "a+") as file:
-            file.write("x")
-            file.seek(0)
-            if i == 20 and file.read() == "x":
-                sys.exit(1)
-        return i
-
-    nbray.get([nothing.remote() for _ in range(200)], timeout=30)  # they are known to be short
-    assert nbray.get([step.remote(i) for i in range(40)], timeout=60) == list(range(40))
-    runs = [len((tmp_path / f"{i}").read_text()) for i in range(40)]
-    assert runs == [1 + (i == 20) for i in range(40)]
-
-
 def test_threads_of_a_task_that_wait_keep_its_cpus_free_until_the_last(session_root: Path) -> None:
     nbray.init(num_cpus=1, object_store_memory=50 << 20)
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
+from pathlib import Path
 from typing import Any
 
+import pytest
 from support.pending import pending_task
 
+import nbray
 from nbray.common.config import Config
+from nbray.common.limits import cpu_count
 from nbray.core_worker import decisions as d
 from nbray.core_worker.identity import Identity
 from nbray.core_worker.submit.leasing import Leasing
 from nbray.core_worker.task_options import TaskOptions
+from nbray.testing import wait_until
 from nbray.wire import messages as m
 from nbray.wire.records import Address, JobConfig, TaskSpec
 from nbray.wire.strategies import Shape
@@ -105,3 +110,27 @@ def test_tasks_that_turn_out_to_be_long_ask_for_a_worker_each_of_those_that_wait
     one.leasing.returned(m.TasksReturned(pushed[-3:]), 0.0)  # the first of them takes long
     one.turn()
     assert one.workers == 1 + 3
+
+
+@pytest.mark.parametrize("retries", [0, 3])
+def test_what_long_tasks_wait_for_is_run_though_they_cannot_be_run_again(
+    cluster: Path, tmp_path: Path, retries: int
+) -> None:
+    """They were taken for short ones, for which as many workers as cores are enough."""
+
+    @nbray.remote(num_cpus=0, max_retries=0)
+    def act(what: str, number: int) -> int:
+        if what == "wait":
+            (tmp_path / f"{number}").touch()
+            wait_until((tmp_path / "go").exists, "the word to go on", 60)
+        if what == "go":
+            (tmp_path / "go").touch()
+        return number
+
+    cores = cpu_count()
+    many = act.options(max_retries=3)
+    nbray.get([many.remote("nothing", i) for i in range(2000)], timeout=60)
+    waits = [act.remote("wait", i) for i in range(cores)]
+    wait_until(lambda: len(list(tmp_path.iterdir())) == cores, "as many that wait as cores")
+    go = act.options(max_retries=retries).remote("go", cores)
+    assert nbray.get([go, *waits], timeout=30) == [cores, *range(cores)]

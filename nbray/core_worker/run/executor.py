@@ -382,7 +382,6 @@ class Executor:
     def leave(self, leaving: SystemExit) -> None:
         """User code ends this process: see `ActorExit`; a task's worker as if it crashed."""
         if self._actor is None:
-            self._reactor.try_turn()  # what has ended before is told, and not run again for this
             os._exit(exit_status(leaving))
         self._queue.clear()
         self.exit.begin(leaving)

@@ -6,7 +6,9 @@ tasks at once the shorter they are: the window aims at `WINDOW_S` of work and st
 so that long tasks spread over all workers and short ones travel in large batches. A worker
 that finds itself busy with a long task gives those behind it back (`TasksReturned`).
 A task that may not be run again is pushed to an idle worker only, and nothing is pushed behind it:
-of several, nobody could say which had begun, or had ended, when the worker dies.
+of several, nobody could say which had begun, or had ended, when the worker dies. While tasks are
+short, few workers are asked for; as nothing stands behind a long one to be given back, what waits
+looks itself whether there is one.
 How long a lease is kept after its last task: see `returning`.
 
 It decides and does not act: events come in as calls, with the time as an argument and peers by
@@ -72,6 +74,7 @@ from nbray.wire.records import TaskSpec
 
 _MAX_REQUESTS = 16
 _MAX_OOM_DELAY_S = 60.0
+_LONG_S = 0.02
 IsRetriable = Callable[[TaskDone, TaskOptions], bool]
 
 
@@ -176,10 +179,12 @@ class Leasing:
                 leases.sort(key=lambda lease: len(lease.in_flight))
             if len(leases) > cores:  # as many as are worth to be woken: those that are awake first
                 del leases[: -queue.workers(leases, cores)]
+            held = False
             for lease in leases:
                 in_flight = lease.in_flight
                 share = min(window, -(-waiting // len(leases)) + len(in_flight))
                 if in_flight and not next(iter(in_flight.values())).retries:
+                    held = True
                     continue  # its reply may wait for a moment, and the next one crash meanwhile
                 pushed: list[PendingTask] = []
                 for _ in range(min(waiting, share - len(in_flight))):
@@ -187,6 +192,7 @@ class Leasing:
                     if not task.retries and in_flight:
                         self.tasks[task.first] = task  # a worker may die, and had it begun it?
                         tasks.appendleft(task)
+                        held = True
                         break
                     task.lease = lease
                     task.state = PUSHED[task.state]
@@ -199,7 +205,22 @@ class Leasing:
                     self._decisions.append(Push(lease.worker, pushed, lease.devices, lease.threads))
             if waiting:
                 self._request_leases(queue, queue.workers(leases, cores) - len(leases))
+                if held and window > 1 and not queue.watched:
+                    self._look_for_long(queue)
         self._returning.settle()
+
+    def _look_for_long(self, queue: TaskQueue) -> None:
+        """What waits for an idle worker is not to wait for a long task, which may wait for it."""
+        queue.watched = True
+        firsts = [next(iter(lease.in_flight)) for lease in queue.leases if lease.in_flight]
+
+        def look(_now: float) -> None:
+            queue.watched = False
+            self.dirty = True
+            if any(first in lease.in_flight for lease in queue.leases for first in firsts):
+                queue.seconds = max(queue.seconds, WINDOW_S)
+
+        self._decisions.append(WakeAfter(_LONG_S, look))
 
     def unsendable(self, task: PendingTask, error: Exception) -> None:
         """A task that was to be pushed cannot travel."""

@@ -23,11 +23,12 @@ class TaskQueue:
     Attributes:
         requests: the lease requests that wait, each with the node whose raylet has it.
         seconds: how long a task runs, about; negative before one has.
+        watched: it is looked before long whether its workers run long tasks.
     """
 
     __slots__ = (
         "key", "leases", "near", "once", "requests", "runtime_env", "seconds", "shape", "tasks",
-        "threads",
+        "threads", "watched",
     )  # fmt: skip
 
     def __init__(self, key: QueueKey) -> None:
@@ -39,6 +40,7 @@ class TaskQueue:
         self.leases: list[Lease] = []
         self.requests: dict[int, bytes] = {}
         self.seconds = -1.0
+        self.watched = False
 
     def window(self) -> int:
         """How many tasks a worker may have at once."""
