@@ -95,7 +95,10 @@ class Jobs:
         self._background.start(self._finish(job_id))
 
     async def _finish(self, job_id: bytes) -> None:
-        await self._end_workers(job_id)
+        try:
+            await self._end_workers(job_id)
+        except Exception:  # the GCS ends what the job has elsewhere
+            logger.exception("Not all workers of job %s were ended.", job_id.hex())
         await deliver(self._gcs, "FinishJob", g.JobId(job_id), f"The end of job {job_id.hex()}")
 
     async def warn(self, request: g.WarnJob) -> g.Empty:

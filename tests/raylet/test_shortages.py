@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+import random
 import resource
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
@@ -19,9 +25,14 @@ from nbray.common import process
 from nbray.common.process import spawn
 from nbray.core_worker.current import joined_core
 from nbray.driver.joining import find_session
+from nbray.raylet.jobs import Jobs
 from nbray.testing import wait_until
+from nbray.util.state import list_actors
 from nbray.wire.connections import Direct
+from nbray.wire.gcs_messages import Empty, JobId
+from nbray.wire.grpc_service import GrpcClient
 from nbray.wire.handshake import ClientHandshake
+from nbray.wire.records import Address, JobConfig
 
 
 def raylet_here() -> psutil.Process:
@@ -77,7 +88,10 @@ def test_who_waits_for_a_template_that_was_killed_meanwhile_gets_a_worker(cluste
     stand_still(template.pid)
     actors = [Pid.remote() for _ in range(6)]  # more than there are workers for
     answers = [actor.get.remote() for actor in actors]
-    nbray.wait(answers, num_returns=2, timeout=60)  # the workers that were there are used up
+    wait_until(
+        lambda: any("being started" in (row.pending_reason or "") for row in list_actors()),
+        "one of them to wait for a worker",
+    )
     with no_file_left(raylet):
         template.kill()
         wait_until(lambda: log_has("template.log is not read"), "its end to be heard")
@@ -123,3 +137,70 @@ def test_many_that_come_while_it_stands_still_are_all_taken_in(cluster: Path) ->
     finally:
         for sock in came:
             sock.close()
+
+
+def test_the_gcs_hears_of_the_end_of_a_job_whose_workers_could_not_be_ended() -> None:
+    async def scene() -> None:
+        told: asyncio.Queue[object] = asyncio.Queue()
+
+        class Gcs:
+            async def call(self, method: str, request: object, _reply: type) -> Empty:
+                await told.put((method, request))
+                return Empty()
+
+        async def fail(_job_id: bytes) -> None:
+            raise OSError("Too many open files")
+
+        jobs = Jobs(b"here", cast(GrpcClient, Gcs()), lambda _: None, fail)
+        driver = Address(b"d" * 28, b"there", "", "", 0)
+        jobs.note(JobConfig(b"job0", "", driver, [], ""))
+        jobs.node_gone(b"there")
+        async with asyncio.timeout(20):
+            assert await told.get() == ("FinishJob", JobId(b"job0"))
+
+    asyncio.run(scene())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_work_goes_on_while_raylet_and_gcs_can_open_no_file_now_and_then(
+    cluster: Path, seed: int
+) -> None:
+    @nbray.remote(max_retries=-1)
+    def task(number: int) -> int:
+        return number + 1
+
+    @nbray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=0)
+    class Actor:
+        def add(self, number: int) -> int:
+            return number + 1
+
+    over, chance = threading.Event(), random.Random(seed)
+
+    def disturb() -> None:
+        raylet = raylet_here()
+        while not over.wait(chance.uniform(0.1, 0.8)):
+            pids = find_session("auto")[1]["pids"]
+            workers = [child for child in raylet.children() if child.pid not in pids]
+            with (
+                contextlib.suppress(psutil.NoSuchProcess),  # it is another process by now
+                no_file_left(psutil.Process(pids[chance.random() < 0.7])),
+            ):
+                if workers and chance.random() < 0.5:
+                    chance.choice(workers).kill()  # the template, or a worker without one
+                time.sleep(chance.uniform(0.05, 1.0))
+
+    disturbing = threading.Thread(target=disturb)
+    disturbing.start()
+    try:
+        until = time.monotonic() + 12.0
+        while time.monotonic() < until:
+            actors = [Actor.remote() for _ in range(3)]
+            refs = [task.remote(number) for number in range(20)]
+            refs += [actor.add.remote(number) for number, actor in enumerate(actors)]
+            assert nbray.get(refs, timeout=120) == [*range(1, 21), 1, 2, 3]
+            del actors
+    finally:
+        over.set()
+        disturbing.join()
+    wait_until(lambda: nbray.available_resources().get("CPU") == 2, "all to be given back")
