@@ -178,10 +178,10 @@ def names(**kwargs: Any) -> list[str]:
 
 @nbray.remote
 class Named:
-    def __init__(this, **kwargs: Any) -> None:  # noqa: N805
+    def __init__(this, **kwargs: Any) -> None:
         this.given = sorted(kwargs)
 
-    def names(this, **kwargs: Any) -> list[str]:  # noqa: N805
+    def names(this, **kwargs: Any) -> list[str]:
         return this.given + sorted(kwargs)
 
 
