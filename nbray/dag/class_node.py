@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from nbray.dag.dag_node import DAGNode, Given
+from nbray.dag.dag_node import DAGNode, Given, missing
 
 
 class ClassNode(DAGNode):
@@ -57,6 +57,9 @@ class _UnboundMethod:
         self.actor = actor
         self._name = name
         self._options = options or {}
+
+    def __getattr__(self, name: str) -> Any:
+        raise missing("ClassMethodNode", name)
 
     def options(self, **options: Any) -> _UnboundMethod:
         """The same method with other options."""

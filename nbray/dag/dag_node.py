@@ -30,6 +30,15 @@ class Given:
         return self.whole()[key]
 
 
+def missing(kind: str, name: str) -> AttributeError:
+    """The error of what a node has not, with what is meant if calls have it."""
+    instead = {
+        "remote": "; to make the calls of a graph, use .execute()",
+        "bind": "; a node is bound already, and can be an argument of another one",
+    }
+    return AttributeError(f"{kind!r} object has no attribute {name!r}{instead.get(name, '')}")
+
+
 class DAGNode:
     """A call to come. ``args`` and ``kwargs`` may hold nodes, in lists, tuples and dicts too.
 
@@ -51,6 +60,9 @@ class DAGNode:
     def __init__(self, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None) -> None:
         self._args = tuple(args)
         self._kwargs = dict(kwargs or {})
+
+    def __getattr__(self, name: str) -> Any:
+        raise missing(type(self).__name__, name)
 
     def execute(self, /, *args: Any, **kwargs: Any) -> Any:
         """Make this call and all that it needs.

@@ -191,6 +191,13 @@ def test_a_number_of_refs_may_be_the_result_of_a_division(counter: Any) -> None:
         assert nbray.wait(refs, num_returns=half) == (refs[:2], refs[2:])  # type: ignore[arg-type]
 
 
+def test_a_deadline_that_is_over_is_a_timeout(counter: Any) -> None:
+    never = add.options(num_cpus=100).remote(1, 2)
+    with pytest.raises(nbray.exceptions.GetTimeoutError):
+        nbray.get(never, timeout=-1)
+    nbray.cancel(never)
+
+
 def test_arguments_have_any_names(counter: Any) -> None:
     every = dict.fromkeys(("self", "args", "kwargs", "function", "name", "options", "cls"), 1)
     assert nbray.get(names.remote(**every)) == sorted(every)

@@ -90,6 +90,18 @@ def test_compiled_graphs_are_refused_in_words() -> None:
         inc.bind(1).experimental_compile()
 
 
+def test_a_node_that_is_taken_for_a_call_says_how_it_is_made() -> None:
+    node, actor = inc.bind(1), Adder.bind(1)
+    for call in (lambda: node.remote(), lambda: actor.add.remote(1)):
+        with pytest.raises(AttributeError, match=r"calls of a graph, use .execute\(\)"):
+            call()
+    for call in (lambda: node.bind(2), lambda: actor.add.bind(1).bind(2)):
+        with pytest.raises(AttributeError, match="a node is bound already"):
+            call()
+    with pytest.raises(AttributeError, match=r"'FunctionNode' object has no attribute 'nope'$"):
+        _ = node.nope
+
+
 def test_an_actors_calls_are_made_in_the_order_of_their_binding(module_cluster: Path) -> None:
     @nbray.remote
     class Sum:
