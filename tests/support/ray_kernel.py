@@ -54,12 +54,16 @@ def ray_cluster() -> Iterator[str]:
 
 
 def _kill_those_of(folder: str) -> bool:
-    """Kill what the cluster has started; whether there was something. Workers end with it."""
+    """Kill what the cluster has started; whether there was something.
+
+    Workers and agents write their title over their environment: they are known by their parents.
+    """
     found = False
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.environ().get(_MARK) == folder and process.status() != "zombie":
-                process.kill()
+                for one in [*process.children(recursive=True), process]:
+                    one.kill()
                 found = True
     return found
 
