@@ -74,7 +74,7 @@ class RayContext(Mapping[str, Any]):
         return ""
 
 
-def _check(address: str | None) -> None:
+def check(address: str | None) -> None:
     """Ray asks an address where nobody listens for minutes, so ask first.
 
     Raises:
@@ -156,7 +156,7 @@ class RayCluster:
         ]
         if unknown:
             raise exceptions.NbrayError(f"Ray's `init` has no option {unknown[0]}.")
-        _check(address)
+        check(address)
         name = f"nbray-{uuid.uuid4().hex}"
         folder, modules = parcel.make()
         far = str(address or "").startswith("ray://")

@@ -19,13 +19,14 @@ from nbray import cloudpickle
 from nbray.notebook import Asides, Cluster, Code, Engine, Names, Output, Space, State, Tasks
 
 from . import calls, refusals, rows, worker
-from .cluster import RayCluster
+from .cluster import RayCluster, check
 from .errors import translated
 from .gate import Gate
 from .mail import Mail
 from .no_asides import NoAsides
 from .shelf import ShelfSpace
 from .tracking import Submitted
+from .watching import GcsWatch
 
 logger = logging.getLogger(__name__)
 
@@ -66,35 +67,39 @@ class _Code:
 class _Sent:
     """A remote function of the notebook's own: nbray pickles it, and Ray carries the bytes."""
 
-    def __init__(self, target: Any, code: _Code, run: Any) -> None:
+    def __init__(self, target: Any, code: _Code, run: Any, watch: GcsWatch) -> None:
         self._target = target
         self._code = code
         self._run = run
+        self._watch = watch
 
     def options(self, **options: Any) -> _Sent:
         """As Ray's."""
         options.setdefault("name", self._target.__name__)
-        return _Sent(self._target, self._code, self._run.options(**options))
+        return _Sent(self._target, self._code, self._run.options(**options), self._watch)
 
     def remote(self, *arguments: Any) -> Any:
         """As Ray's."""
+        self._watch.check()
         return self._run.remote(self._code.pickled(self._target), *arguments)
 
 
 class _Names(worker.Names):
     """Ray's public names, whose errors are nbray's."""
 
-    def __init__(self, cluster: RayCluster, code: _Code) -> None:
+    def __init__(self, cluster: RayCluster, code: _Code, watch: GcsWatch) -> None:
         self._code = code
+        self._watch = watch
         self.init = cluster.init
         self.shutdown = cluster.shutdown
         self.is_initialized = cluster.is_initialized
 
     def remote(self, *args: Any, **options: Any) -> Any:
         """As Ray's; a function is pickled by nbray, with what it needs of the notebook."""
+        self._watch.check()
         plain = ray.remote.original if isinstance(ray.remote, calls.Remote) else ray.remote
         if args and isinstance(args[0], FunctionType):
-            return _Sent(args[0], self._code, plain(worker.run))
+            return _Sent(args[0], self._code, plain(worker.run), self._watch)
         return plain(*args, **options)
 
     def get(self, refs: Any, *, timeout: float | None = None) -> Any:
@@ -106,6 +111,7 @@ class _Names(worker.Names):
 
     def put(self, value: Any) -> Any:
         """As Ray's."""
+        self._watch.check()
         try:
             return ray.put(value)
         except ray.exceptions.RayError as error:
@@ -126,6 +132,7 @@ class _Ray:
         gate = Gate()
         submitted = Submitted(gate, lambda: mail.cell_here())
         mail = Mail(gate, submitted.cell_of)
+        watch = GcsWatch(check, mail.warn)
         rows.know_cells(submitted.cell_of)
 
         def opened(office: Any, root: str) -> None:
@@ -133,8 +140,11 @@ class _Ray:
             calls.install()
             gate.open()
             mail.open(office, root)
+            if not ray.util.client.ray.is_connected():
+                watch.begin(ray.get_runtime_context().gcs_address)
 
         def closed() -> None:
+            watch.end()
             calls.tell(None)
             calls.uninstall()
             mail.close()
@@ -148,7 +158,7 @@ class _Ray:
         self.tasks: Tasks = submitted
         self.cluster: Cluster = cluster
         self.code: Code = code
-        self.api: Names = _Names(cluster, code)
+        self.api: Names = _Names(cluster, code, watch)
         self.state: State = rows
         self.asides: Asides = NoAsides()
         self.space: Space = ShelfSpace(self.api, self.near_head)

@@ -64,6 +64,11 @@ class Mail:
         """For workers."""
         raise RuntimeError(f"{kind}: only a worker sends displays to its notebook")
 
+    def warn(self, text: str) -> None:
+        """Show a line about the cluster."""
+        if self._listener is not None:
+            self._listener.warn(text)
+
     def settle(self) -> None:
         """Deliver what has come to the post office so far."""
         office = self._office

@@ -8,9 +8,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from nbray.common.extras import how_to_install
@@ -19,6 +20,7 @@ from support.kernel import Notebook, running_kernel
 
 FAR = "ray://127.0.0.1:9991"
 """Where Ray's client comes in."""
+_MARK = "NBRAY_TEST_RAY_CLUSTER"
 PYTHON = os.environ.get("RAY_NOTEBOOK_PYTHON") or sys.executable
 
 
@@ -43,11 +45,27 @@ def ray_cluster() -> Iterator[str]:
                  "--node-ip-address=127.0.0.1", "--ray-client-server-port=9991",
                  "--dashboard-port=8299", "--disable-usage-stats",
                  f"--object-store-memory={200 << 20}"],
-                check=True, capture_output=True, timeout=180,
+                check=True, capture_output=True, timeout=180, env={**os.environ, _MARK: folder},
             )  # fmt: skip
             yield f"127.0.0.1:{port}"
         finally:
-            subprocess.run([ray, "stop", "--force"], capture_output=True, check=False, timeout=120)
+            # `ray stop` would end every Ray cluster of this machine.
+            wait_until(lambda: not _kill_those_of(folder), "the end of Ray's processes", 60)
+
+
+def _kill_those_of(folder: str) -> bool:
+    """Kill what the cluster has started; whether there was something.
+
+    Workers and agents write their title over their environment: they are known by their parents.
+    """
+    found = False
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(_MARK) == folder and process.status() != "zombie":
+                for one in [*process.children(recursive=True), process]:
+                    one.kill()
+                found = True
+    return found
 
 
 def _far_is_open() -> bool:
