@@ -15,18 +15,23 @@ T = TypeVar("T")
 Request = TypeVar("Request")
 
 
-async def keep_on(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+async def keep_on(work: Callable[[], Coroutine[Any, Any, None]], name: str = "") -> None:
     """Run what goes on for ever: after an error it begins anew a moment later.
 
     What is done again and again fails now and then, as while the machine has no descriptor, no
     process or no room on its disk left, and nobody would miss it before it is needed.
+
+    Args:
+        work: makes the coroutine to be run.
+        name: of the work, for the log; that of its function by default.
     """
+    name = name or getattr(work, "__qualname__", repr(work))
     while True:
         try:
             await work()
             return
         except Exception:
-            logger.exception("%r was ended by an error, and begins anew.", work)
+            logger.exception("%s failed, and begins anew in %.0f s.", name, _AGAIN_S)
         await asyncio.sleep(_AGAIN_S)
 
 
@@ -42,9 +47,9 @@ class Background:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
-    def forever(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def forever(self, work: Callable[[], Coroutine[Any, Any, None]], name: str = "") -> None:
         """Run what goes on for ever from the next turn on, also after errors (`keep_on`)."""
-        self.start(keep_on(work))
+        self.start(keep_on(work, name))
 
     def whole(self, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
         """Begin ``work``, which is done to its end also if who waits for it is cancelled.

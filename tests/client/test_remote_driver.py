@@ -232,7 +232,7 @@ def test_a_gateway_for_which_there_was_no_descriptor_is_started_later(
     log = head.session.log_path("raylet.log")
     joining = threading.Thread(target=nbray.init, args=(address,))
     joining.start()
-    wait_until(lambda: "ClientPort could not start" in log.read_text(), "the want of one", 20)
+    wait_until(lambda: "ClientPort failed" in log.read_text(), "the want of one", 20)
     raylet.rlimit(psutil.RLIMIT_NOFILE, before)
     joining.join(60)
     assert my_remote().state.state == "connected"

@@ -101,7 +101,7 @@ def test_who_waits_for_a_template_that_was_killed_meanwhile_gets_a_worker(cluste
 def test_a_gcs_that_was_killed_meanwhile_comes_back(cluster: Path) -> None:
     with no_file_left(raylet_here()):
         os.kill(find_session("auto")[1]["pids"][0], signal.SIGKILL)
-        wait_until(lambda: log_has("Supervisors"), "a start to fail")
+        wait_until(lambda: log_has("GcsSupervisor failed"), "a start to fail")
     assert len(nbray.nodes()) == 1
 
 

@@ -36,7 +36,8 @@ class Supervisors:
                 raise
 
         self._all.append(supervisor)
-        self._running.append(asyncio.get_running_loop().create_task(keep_on(run)))
+        running = keep_on(run, type(supervisor).__name__)
+        self._running.append(asyncio.get_running_loop().create_task(running))
 
     def look_away(self) -> None:
         """Start nothing any more."""

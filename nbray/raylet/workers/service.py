@@ -140,7 +140,8 @@ class WorkerService:
             lambda: self._envs.keep_bounds(
                 self.pool.environments, self._config.package_kept_s,
                 self._config.unused_packages_bytes,
-            )
+            ),
+            "the bounds of environments",
         )  # fmt: skip
 
     async def _share(self) -> None:
