@@ -11,8 +11,10 @@ launched is there in the next plan with the room that it was launched for.
 
 The order of units: those with work first, since idle ones shall be free to go; nodes with GPUs
 last for what needs none; then by name. The order of demand: what `request_resources` asked for,
-placement groups, then what needs GPUs, then the largest. A new node is of the type that wastes
-least: of the highest priority, without a GPU if none is needed, the one of which most is used.
+placement groups, then what needs GPUs, then the largest. A new node is of the type that fits the
+first of the demand's label selectors that any fits, as the layout prefers it. Of these it is the
+one that wastes least: of the highest priority, without a GPU if none is needed, the one of which
+most is used.
 
 What has to be: never more than `max_workers` of a type, or of all types together, counting also
 those that drain, since they are still there; never less than `min_workers`. How many may be on
@@ -211,7 +213,7 @@ class _Planning:
             if left and open_types:
                 able = [rule for rule in open_types if _serves(rule, ask)]
                 if len(able) > 1:
-                    able.sort(key=lambda rule: _waste(rule, ask))
+                    able.sort(key=lambda rule: (_choice(rule, ask), _waste(rule, ask)))
                 for rule in able:
                     left = self._launch_for(rooms, rule, ask, left, bounded, what)
                     if not self._may_come(rule.name, bounded=bounded):
@@ -394,6 +396,12 @@ def _serves(rule: TypeRules, ask: Ask) -> bool:
         and fits(ask.resources, rule.resources)
         and (not ask.selector or any(matches(terms, rule.labels) for terms in ask.selector))
     )
+
+
+def _choice(rule: TypeRules, ask: Ask) -> int:
+    """Which of its label selectors, from which it takes the first that it can, a type fits."""
+    fit = (number for number, terms in enumerate(ask.selector) if matches(terms, rule.labels))
+    return next(fit, len(ask.selector))
 
 
 def _waste(rule: TypeRules, ask: Ask) -> tuple[int, bool, float, str]:

@@ -62,6 +62,14 @@ def test_a_shape_that_no_type_has_launches_nothing_and_is_told() -> None:
     assert made.unmet == ("1 x {'GPU': 1.0}: no node type of the file can serve it.",)
 
 
+def test_nodes_of_the_first_choice_come_before_others_that_would_do() -> None:
+    others = replace(SMALL, name="others", resources={"CPU": CPU})
+    first = replace(SMALL, name="preferred", labels={}, most=1)
+    selectors = ((LabelTerm("zone", "!in", ("a",)),), ())
+    made = plan(rules(others, first), [], Wanted([Ask({"CPU": CPU}, 3, selectors)]), NOW)
+    assert launched(made) == {"preferred": 1, "others": 1}
+
+
 def test_there_are_never_fewer_than_the_least_and_idle_ones_beyond_leave() -> None:
     keeps = replace(SMALL, least=2)
     assert launched(plan(rules(keeps), [], Wanted(), NOW)) == {"small": 2}
