@@ -96,8 +96,7 @@ class SpreadRun(RemoteRun):
             if self.failed_at is not None:
                 return self.failed_at == place
             self.failed_at = place
-        for ref in self.refs:
-            engine().api.cancel(ref)
+        engine().tasks.interrupt([ref.task_id() for ref in self.refs])
         return True
 
     def watch(self, on_done: Callable[[Future[Summary]], None]) -> None:

@@ -30,6 +30,7 @@ from .refusals import refused
 
 _TICK_S = 0.1
 _RUNNING_S = 1.0
+_SETTLES_S = 0.1
 _MOST_ENDED = 20_000
 _MOST_ROWS = 10_000
 _SMALL = 100 * 1024
@@ -128,16 +129,14 @@ class Submitted:
 
     def interrupt(self, tasks: Iterable[TaskID], *, force: bool = False) -> None:
         """See `nbray.notebook.Tasks`. Ray cannot end a method that runs in an actor's thread."""
-        for task in tasks:
-            with self._lock:
-                found = self._live.get(task.hex())
-            if found is None:
-                continue
-            try:
-                ray.cancel(found.refs[0], force=force)
-            except (ValueError, TypeError):  # force is not for actors
-                with contextlib.suppress(ValueError, TypeError):
-                    ray.cancel(found.refs[0])
+        with self._lock:
+            live = [self._live.get(task.hex()) for task in tasks]
+        refs = [found.refs[0] for found in live if found is not None]
+        # In a thread of its own: it waits, and Ray may be what calls here, of the end of another.
+        threading.Thread(
+            target=self._gate.through, args=(lambda: _cancel(refs, force), None),
+            name="nbray-ray-cancel", daemon=True,
+        ).start()  # fmt: skip
 
     def when_ended(self, refs: Sequence[ObjectRef], then: Callable[[], None]) -> None:
         """See `nbray.notebook.Tasks`."""
@@ -253,6 +252,28 @@ class Submitted:
                 task = self._live.get(found.task_id)
                 if task is not None:
                     self._counts[task.cell, task.name].running += 1
+
+
+def _cancel(refs: Sequence[Any], force: bool) -> None:
+    """Cancel those that have not ended."""
+    for ref in _go_on(refs):
+        try:
+            ray.cancel(ref, force=force)
+        except (ValueError, TypeError):  # force is not for actors
+            with contextlib.suppress(ValueError, TypeError):
+                ray.cancel(ref)
+
+
+def _go_on(refs: Sequence[Any]) -> list[Any]:
+    """Those whose tasks have not ended, nor do so within `_SETTLES_S`.
+
+    Ray ends the process that cancels a task at the moment in which it ends by itself, as the other
+    calls of a map often do: "Tried to complete task that was not pending".
+    """
+    if not refs:
+        return []
+    _, left = ray.wait(list(refs), num_returns=len(refs), timeout=_SETTLES_S, fetch_local=False)
+    return list(left)
 
 
 def _ready(refs: Sequence[Any]) -> list[Any]:

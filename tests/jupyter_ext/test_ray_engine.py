@@ -87,6 +87,12 @@ def test_map_gives_a_list_and_names_the_element_that_failed(notebook: Notebook) 
     assert "Element 2 of 2: x = 0" in failed.error
 
 
+def test_a_map_of_which_all_end_at_once_ends_no_kernel(notebook: Notebook) -> None:
+    for _ in range(25):
+        failed = notebook.run("%%remote --map x=[1, 0]\n1 / x", 60)
+        assert failed.error and "ZeroDivisionError" in failed.error, failed.printed
+
+
 def test_targets_are_nodes_and_workers(notebook: Notebook) -> None:
     cell = notebook.run("%%remote --targets nodes -o two\ntwo = 1 + 1", 60)
     assert not cell.error
