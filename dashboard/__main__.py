@@ -79,7 +79,7 @@ async def _main(args: argparse.Namespace) -> None:
         managing.cancel()
         server.stop()
         if orphaned.is_set():  # as the gateway is, at this moment
-            await drivers.told()
+            await drivers.open.all_gone()
         await asyncio.wait([managing])
         await submissions.close()
 

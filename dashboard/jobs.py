@@ -18,6 +18,7 @@ from tornado.web import HTTPError, RequestHandler
 from nbray.common.background import Background
 from nbray.state import queries as q
 from nbray.state.client import RpcError
+from nbray.state.logs import Reading
 from nbray.state.rows import JobState
 from nbray.state.submissions import (
     LIVE,
@@ -230,26 +231,21 @@ class JobLogs(JobsHandler):
         row = await self.jobs.submission(job_id, "get logs of")
         log = LogReader(self.jobs.submissions, row)
         text, size = [], 0
-        end: int | None = None
-        while data := await log.part():
+        while not log.is_read and (data := await log.part()):
             text.append(data)
             size += len(data)
             while size > _LARGEST_LOG:
                 size -= len(text.pop(0))
-            end = log.end if end is None else end
-            if log.place >= end:
-                break  # what is written meanwhile is the next answer's
         self.say({"logs": b"".join(text).decode(errors="replace")})
 
 
 class LogReader:
-    """Reads the log of a job from a place on; it ended at ``end`` when it was read last."""
+    """Reads the log of a job from a place on."""
 
     def __init__(self, submissions: Submissions, row: Submission, place: int = 0) -> None:
         self._submissions = submissions
         self._row = row
-        self.place = place
-        self.end = 0
+        self._reading = Reading(place)
         self._told_gone = False
 
     def now(self, row: Submission) -> None:
@@ -266,15 +262,19 @@ class LogReader:
             return b""
         node, name = self._row.node_id.hex(), log_name(self._row.submission_id)
         try:
-            part = await self._submissions.ask(q.log(node, name, self.place, 0))
+            part = await self._submissions.ask(q.log(node, name, self._reading.place, 0))
         except RpcError as error:
             if self._row.state in LIVE or _LEFT not in str(error):
                 raise
             return self._gone(node)
         if part.missing:
             return b""
-        self.place, self.end = part.offset, part.end
-        return part.data
+        return self._reading.take(part)
+
+    @property
+    def is_read(self) -> bool:
+        """Whether all was read that there was at the first part."""
+        return self._reading.is_read
 
     def _gone(self, node: str) -> bytes:
         """What is said, once, of the log of an ended job whose node has left with it."""

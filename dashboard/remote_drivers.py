@@ -11,18 +11,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 
 from tornado.iostream import IOStream
 from tornado.web import Application
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
+from nbray.common.presence import Presence
+
 logger = logging.getLogger(__name__)
 
 PATH = "/api/client"
-LAST_WORDS_S = 2.0
-"""How long the gateway of a head that was killed has to tell drivers, by way of this process."""
-
 _PART = 256 << 10
 _LARGEST = 1 << 20
 
@@ -30,47 +28,34 @@ _LARGEST = 1 << 20
 class RemoteDrivers:
     """The application of `PATH`, and the drivers that have come by it.
 
+    The gateway of a head that was killed tells them so, by way of this process.
+
     Args:
         path: the gateway's socket.
         came_in: is told of those who proved the token.
+
+    Attributes:
+        open: the connections.
     """
 
     def __init__(self, path: str, came_in: Callable[[IOStream], None]) -> None:
-        self._open: set[_Tunnel] = set()
-        self._all_gone = asyncio.Event()
+        self.open = Presence()
         self.application = Application(
-            [(PATH, _Tunnel, {"path": path, "came_in": came_in, "drivers": self})],
+            [(PATH, _Tunnel, {"path": path, "came_in": came_in, "open_ones": self.open})],
             log_function=lambda _handler: None, websocket_max_message_size=_LARGEST,
         )  # fmt: skip
-
-    def came(self, tunnel: _Tunnel) -> None:
-        """A connection is open."""
-        self._open.add(tunnel)
-
-    def went(self, tunnel: _Tunnel) -> None:
-        """It is closed."""
-        self._open.discard(tunnel)
-        if not self._open:
-            self._all_gone.set()
-
-    async def told(self) -> None:
-        """Pass on what the gateway says as it ends, until all have gone, or `LAST_WORDS_S`."""
-        self._all_gone.clear()
-        if self._open:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._all_gone.wait(), LAST_WORDS_S)
 
 
 class _Tunnel(WebSocketHandler):
     """One connection of a remote driver."""
 
     def initialize(
-        self, path: str, came_in: Callable[[IOStream], None], drivers: RemoteDrivers
+        self, path: str, came_in: Callable[[IOStream], None], open_ones: Presence
     ) -> None:
         """See `RemoteDrivers`."""
         self._path = path
         self._came_in = came_in
-        self._drivers = drivers
+        self._open_ones = open_ones
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
 
@@ -90,7 +75,7 @@ class _Tunnel(WebSocketHandler):
 
     def open(self, *_args: str, **_kwargs: str) -> None:
         """The WebSocket is there."""
-        self._drivers.came(self)
+        self._open_ones.came(self)
         self._reading = asyncio.ensure_future(self._read())
 
     async def _read(self) -> None:
@@ -120,7 +105,7 @@ class _Tunnel(WebSocketHandler):
 
     def on_close(self) -> None:
         """The driver's side has gone."""
-        self._drivers.went(self)
+        self._open_ones.went(self)
         if self._reading is not None:
             self._reading.cancel()
         if self._writer is not None:

@@ -17,6 +17,7 @@ from nbray.client.tunnel import (
     Tunnel,
     TunnelError,
 )
+from nbray.common.presence import LAST_WORDS_S
 
 _WRITE_BYTES = 256 << 10
 _UNSENT_BYTES = 128 << 10
@@ -24,8 +25,6 @@ PING_S = 3.0
 """How often a side asks for a sign of life; one that is silent for three of them has gone."""
 
 SILENT_S = 3 * PING_S
-LAST_WORDS_S = 2.0
-"""How long a side that ends a tunnel waits for the other to hear of it."""
 
 
 class StreamEnd(Protocol):
@@ -231,13 +230,4 @@ class Carrier:
                     self._on_left(reason)
 
 
-__all__ = [
-    "LAST_WORDS_S",
-    "PING_S",
-    "SILENT_S",
-    "Carrier",
-    "StreamEnd",
-    "TransportWire",
-    "TunnelError",
-    "Wire",
-]
+__all__ = ["PING_S", "SILENT_S", "Carrier", "StreamEnd", "TransportWire", "TunnelError", "Wire"]

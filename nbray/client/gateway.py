@@ -15,17 +15,17 @@ import os
 import signal
 import socket
 from collections import OrderedDict
-from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
 import uvloop
 
-from nbray.client.carrier import LAST_WORDS_S, PING_S, TransportWire, TunnelError
+from nbray.client.carrier import PING_S, TransportWire, TunnelError
 from nbray.client.entrance import Admitting
 from nbray.client.packages import different, own_packages
 from nbray.client.remote_driver import RemoteDriver
 from nbray.common.config import Config
+from nbray.common.presence import Presence
 from nbray.common.process import (
     allow_many_files,
     give_large_blocks_back,
@@ -58,8 +58,7 @@ class Gateway:
         self._packages = own_packages()
         self._drivers: dict[bytes, RemoteDriver] = {}
         self._half_open: OrderedDict[_Caller, None] = OrderedDict()
-        self._connected: set[_Caller] = set()
-        self._all_gone = asyncio.Event()
+        self.connected = Presence()
         self.last_use = asyncio.get_running_loop().time()
 
     @property
@@ -69,7 +68,7 @@ class Gateway:
 
     def came(self, caller: _Caller) -> None:
         """Somebody has connected; with too many that have proved nothing the oldest goes."""
-        self._connected.add(caller)
+        self.connected.came(caller)
         if len(self._half_open) >= MOST_HALF_OPEN:
             oldest, _ = self._half_open.popitem(last=False)
             oldest.end("too many have no handshake yet")
@@ -78,13 +77,6 @@ class Gateway:
     def settled(self, caller: _Caller) -> None:
         """That one has proved itself, or has gone."""
         self._half_open.pop(caller, None)
-
-    def went(self, caller: _Caller) -> None:
-        """The connection of that one is closed."""
-        self.settled(caller)
-        self._connected.discard(caller)
-        if not self._connected:
-            self._all_gone.set()
 
     def admit(self, knock: Knock) -> tuple[RemoteDriver | None, Welcome]:
         """The driver that knocks, and what it is told."""
@@ -134,15 +126,12 @@ class Gateway:
             driver.look_after()
 
     async def stop(self, reason: str) -> None:
-        """All drivers have to go, and hear why: those that listen within `LAST_WORDS_S`."""
+        """All drivers have to go, and hear why, if they listen."""
         for caller in list(self._half_open):
             caller.end(reason)
         for driver in list(self._drivers.values()):
             driver.end(reason)
-        self._all_gone.clear()
-        if self._connected:
-            with suppress(TimeoutError):  # one that stands still, or can be reached no more
-                await asyncio.wait_for(self._all_gone.wait(), LAST_WORDS_S)
+        await self.connected.all_gone()
 
 
 class _Caller(asyncio.Protocol):
@@ -195,7 +184,7 @@ class _Caller(asyncio.Protocol):
         self._admitting = None
         if isinstance(visit, Shortcut):
             self._gateway.shorten(visit, self._transport)
-            self._gateway.went(self)  # from here on it is the other process's
+            self._gateway.connected.went(self)  # from here on it is the other process's
             return b""
         knock = visit
         driver, welcome = self._gateway.admit(knock)
@@ -227,7 +216,7 @@ class _Caller(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """The connection has gone."""
         self._settle()
-        self._gateway.went(self)
+        self._gateway.connected.went(self)
         self._transport = None
         if self._driver is not None and self._driver.carrier.wire is self._wire:
             self._driver.lost()

@@ -46,7 +46,7 @@ class GcsWatch:
         """To be called before Ray is.
 
         Raises:
-        NbrayError: the GCS is away, and a call would wait for it.
+            NbrayError: the GCS is away, and a call would wait for it.
         """
         if self._gone:
             raise exceptions.NbrayError(self._gone)

@@ -121,6 +121,29 @@ def get_log(
     return parts if encoding is None else codecs.iterdecode(parts, encoding, errors)
 
 
+class Reading:
+    """How far a log was read.
+
+    Attributes:
+        place: where its next part begins; -1: with its last lines.
+    """
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+        self._end: int | None = None
+
+    def take(self, part: LogPart) -> bytes:
+        """The bytes of a part that has come."""
+        self.place = part.offset
+        self._end = part.end if self._end is None else self._end
+        return part.data
+
+    @property
+    def is_read(self) -> bool:
+        """Whether all was read that there was at the first part."""
+        return self._end is not None and self.place >= self._end
+
+
 @dataclass
 class LogReader:
     """Reads a log of a node, its last lines first, and then what comes behind them.
@@ -138,11 +161,10 @@ class LogReader:
     name: str
     tail: int
     timeout: float
-    _place: int = field(default=0, init=False)
-    _end: int | None = field(default=None, init=False)
+    _reading: Reading = field(init=False)
 
     def __post_init__(self) -> None:
-        self._place = 0 if self.tail < 0 else -1
+        self._reading = Reading(0 if self.tail < 0 else -1)
 
     def part(self) -> bytes:
         """What comes next; nothing at the end of what there is.
@@ -150,20 +172,18 @@ class LogReader:
         Raises:
             StateApiException: there is no such log, or the cluster does not answer.
         """
-        query = q.log(self.node, self.name, self._place, max(self.tail, 0))
+        query = q.log(self.node, self.name, self._reading.place, max(self.tail, 0))
         found: LogPart = ask(query, self.address, self.timeout)
         if found.missing:
             raise StateApiException(
                 f"Node {self.node[:12]} has no log {self.name!r}; list_logs() has all."
             )
-        self._place = found.offset
-        self._end = found.end if self._end is None else self._end
-        return found.data
+        return self._reading.take(found)
 
     @property
     def is_read(self) -> bool:
         """Whether all was read that there was at the first part."""
-        return self._end is not None and self._place >= self._end
+        return self._reading.is_read
 
 
 def find_log(

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from support.far_driver import TOKEN, gateway_of, my_remote, start_far_head
+from support.descriptors import no_file_left
+from support.far_driver import TOKEN, forked_driver, gateway_of, my_remote, start_far_head
 
 import nbray
 from nbray.common.addresses import split
@@ -183,11 +184,7 @@ def test_the_end_of_the_gateway_is_said_and_another_one_comes(
 def test_the_end_of_a_killed_driver_is_seen_at_once(
     head: RunningNode, address: str, session_root: Path
 ) -> None:
-    program = os.fork()
-    if not program:
-        nbray.init(address)
-        nbray.remote(time.sleep).remote(1000)
-        time.sleep(1000)
+    program = forked_driver(address, lambda: nbray.remote(time.sleep).remote(1000))
     log = head.session.log_path("gateway.log")
     wait_until(lambda: log.exists() and "has come" in log.read_text(), "the driver")
     os.kill(program, signal.SIGKILL)
@@ -227,13 +224,11 @@ def test_a_gateway_for_which_there_was_no_descriptor_is_started_later(
     head: RunningNode, address: str
 ) -> None:
     raylet = psutil.Process(head.children[-1].pid)
-    before = raylet.rlimit(psutil.RLIMIT_NOFILE)
-    raylet.rlimit(psutil.RLIMIT_NOFILE, (raylet.num_fds(), before[1]))
     log = head.session.log_path("raylet.log")
     joining = threading.Thread(target=nbray.init, args=(address,))
-    joining.start()
-    wait_until(lambda: "ClientPort failed" in log.read_text(), "the want of one", 20)
-    raylet.rlimit(psutil.RLIMIT_NOFILE, before)
+    with no_file_left(raylet.pid, raylet.num_fds()):
+        joining.start()
+        wait_until(lambda: "ClientPort failed" in log.read_text(), "the want of one", 20)
     joining.join(60)
     assert my_remote().state.state == "connected"
     assert nbray.get(double.remote(5), timeout=30) == 10
@@ -244,10 +239,7 @@ def test_a_gateway_for_which_there_was_no_descriptor_is_started_later(
 def test_of_a_driver_that_was_killed_with_its_agent_nothing_stays(
     head: RunningNode, address: str, session_root: Path
 ) -> None:
-    program = os.fork()
-    if not program:
-        nbray.init(address)
-        time.sleep(1000)
+    program = forked_driver(address)
     wait_until(lambda: list(session_root.glob("remote-*/r/session.json")), "the driver")
     (left,) = session_root.glob("remote-*")
     (agent,) = [
@@ -272,9 +264,7 @@ def test_a_driver_that_was_killed_while_it_connects_leaves_no_folder(
     monkeypatch.setenv("NBRAY_AUTH_TOKEN", TOKEN)
     monkeypatch.setenv("NBRAY_START_TIMEOUT_S", "3")
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        program = os.fork()
-        if not program:
-            nbray.init(f"nbray://127.0.0.1:{silent.getsockname()[1]}")
+        program = forked_driver(f"nbray://127.0.0.1:{silent.getsockname()[1]}")
         peer, _ = silent.accept()
         os.kill(program, signal.SIGKILL)
         os.waitpid(program, 0)

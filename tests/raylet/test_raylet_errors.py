@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import socket
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ from typing import Any, cast
 
 import psutil
 import pytest
+from support.descriptors import no_file_left
 
 import nbray
 from nbray.common.config import Config
@@ -155,9 +155,7 @@ def test_a_raylet_that_can_open_no_file_for_a_while_lives_on(cluster: Path) -> N
     node = current_driver().node
     log = node.session.log_path("raylet.log")
     raylet = psutil.Process(node.children[1].pid)
-    limits = raylet.rlimit(resource.RLIMIT_NOFILE)
-    raylet.rlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
-    late = Counter.remote()
-    wait_until(lambda: "Too many open files" in log.read_text(), "a report to fail")
-    raylet.rlimit(resource.RLIMIT_NOFILE, limits)
+    with no_file_left(raylet.pid):
+        late = Counter.remote()
+        wait_until(lambda: "Too many open files" in log.read_text(), "a report to fail")
     assert nbray.get([counter.add.remote(), late.add.remote()], timeout=60) == [2, 1]

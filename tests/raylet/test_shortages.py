@@ -6,17 +6,15 @@ import asyncio
 import contextlib
 import os
 import random
-import resource
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
 import psutil
 import pytest
+from support.descriptors import no_file_left
 from support.processes import template_of
 from support.stopping import stand_still
 
@@ -50,17 +48,6 @@ class Pid:
         return os.getpid()
 
 
-@contextmanager
-def no_file_left(raylet: psutil.Process) -> Iterator[None]:
-    """It can open none, as at its limit; a process cannot be started without one either."""
-    limits = raylet.rlimit(resource.RLIMIT_NOFILE)
-    raylet.rlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
-    try:
-        yield
-    finally:
-        raylet.rlimit(resource.RLIMIT_NOFILE, limits)
-
-
 @pytest.mark.parametrize("parent", ["tells", "stands still"])
 def test_an_actor_whose_process_ended_meanwhile_has_another(cluster: Path, parent: str) -> None:
     @nbray.remote(max_restarts=1, max_task_retries=1)
@@ -74,7 +61,7 @@ def test_an_actor_whose_process_ended_meanwhile_has_another(cluster: Path, paren
     template = template_of(raylet)
     if parent == "stands still":
         stand_still(template.pid)
-    with no_file_left(raylet):
+    with no_file_left(raylet.pid):
         os.kill(pid, signal.SIGKILL)
         wanted = ".err is not read" if parent == "tells" else "left is not ended yet"
         wait_until(lambda: log_has(wanted), "the raylet to look in vain")
@@ -92,14 +79,14 @@ def test_who_waits_for_a_template_that_was_killed_meanwhile_gets_a_worker(cluste
         lambda: any("being started" in (row.pending_reason or "") for row in list_actors()),
         "one of them to wait for a worker",
     )
-    with no_file_left(raylet):
+    with no_file_left(raylet.pid):
         template.kill()
         wait_until(lambda: log_has("template.log is not read"), "its end to be heard")
     assert len(set(nbray.get(answers, timeout=60))) == 6
 
 
 def test_a_gcs_that_was_killed_meanwhile_comes_back(cluster: Path) -> None:
-    with no_file_left(raylet_here()):
+    with no_file_left(raylet_here().pid):
         os.kill(find_session("auto")[1]["pids"][0], signal.SIGKILL)
         wait_until(lambda: log_has("GcsSupervisor failed"), "a start to fail")
     assert len(nbray.nodes()) == 1
@@ -179,12 +166,13 @@ def test_work_goes_on_while_raylet_and_gcs_can_open_no_file_now_and_then(
 
     def disturb() -> None:
         raylet = raylet_here()
+        another_by_now = ProcessLookupError, psutil.NoSuchProcess
         while not over.wait(chance.uniform(0.1, 0.8)):
             pids = find_session("auto")[1]["pids"]
             workers = [child for child in raylet.children() if child.pid not in pids]
             with (
-                contextlib.suppress(psutil.NoSuchProcess),  # it is another process by now
-                no_file_left(psutil.Process(pids[chance.random() < 0.7])),
+                contextlib.suppress(*another_by_now),
+                no_file_left(pids[chance.random() < 0.7]),
             ):
                 if workers and chance.random() < 0.5:
                     chance.choice(workers).kill()  # the template, or a worker without one

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import resource
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.descriptors import no_file_left
 
 from nbray.common.config import Config
 from nbray.launcher.tls import TlsFiles
@@ -211,7 +211,7 @@ def test_a_socket_that_cannot_be_handed_over_now_is_closed_and_told_of(
         return  # what is done is the same
 
     async def case(store: Store, receiver: Callable[..., ObjectReceiver]) -> None:
-        loop, limits = asyncio.get_running_loop(), resource.getrlimit(resource.RLIMIT_NOFILE)
+        loop = asyncio.get_running_loop()
         with socket.socket() as sock:
             sock.setblocking(False)
             await loop.sock_connect(sock, receiver()._place)
@@ -219,12 +219,9 @@ def test_a_socket_that_cannot_be_handed_over_now_is_closed_and_told_of(
             hello = await loop.sock_recv(sock, member.hello_bytes)
             await loop.sock_sendall(sock, member.answer(hello))
             member.check(await loop.sock_recv(sock, member.proof_bytes))
-            resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
-            try:
+            with no_file_left():
                 await loop.sock_sendall(sock, Opening(LINK_ID).pack())
                 assert await loop.sock_recv(sock, 1) == b""
-            finally:
-                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         await receiver().fetch(request(0, MB), memoryview(bytearray(MB)))
 
     run(case)
@@ -236,12 +233,8 @@ def test_a_value_on_disk_that_cannot_be_mapped_now_is_held_for_nobody(tmp_path: 
         store = LocalStore(b"n" * 28, 16 * MB, tmp_path, Config())
         place = await store.files.new_value(MB, 8 * MB)
         store.table.create_on_disk(b"o" * 28, MB, b"w" * 28, b"n" * 28, place)
-        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
-        try:
+        with no_file_left():
             why = store.lend(b"o" * 28, 0, MB)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         assert isinstance(why, str) and "Too many open files" in why
         stored = store.locate(b"o" * 28)
         assert stored is not None and not stored.pins

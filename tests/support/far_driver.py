@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import psutil
 
+import nbray
 from nbray.client.remote import Remote
 from nbray.driver.driver import current_driver
 from nbray.launcher.client_port import RemoteDrivers
@@ -27,6 +30,19 @@ def start_far_head(
         ClusterOptions(token=TOKEN.encode()), dashboard=dashboard or DashboardOptions(),
         remote_drivers=RemoteDrivers(0),
     )  # fmt: skip
+
+
+def forked_driver(address: str, then: Callable[[], Any] = lambda: None) -> int:
+    """A process of its own that joins, and stays until it is killed; its pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        nbray.init(address)
+        then()
+        time.sleep(1000)
+    finally:
+        os._exit(1)
 
 
 def my_remote() -> Remote:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import signal
 import socket
 import struct
@@ -18,6 +17,7 @@ from typing import Any, cast
 import psutil
 import pytest
 from support.cutting import my_port
+from support.descriptors import no_file_left
 from support.nodes import join_here
 
 import nbray
@@ -99,13 +99,9 @@ def test_a_cut_connection_loses_no_call_and_makes_none_twice(
 def test_who_has_no_descriptor_to_connect_with_does_so_later(cluster: Path) -> None:
     counter = Counter.options(resources={}).remote()
     core = joined_core()
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
-    try:
+    with no_file_left():
         answers = [counter.add.remote(), nbray.remote(lambda: 1).remote()]
         wait_until(lambda: len(core.peers._broken._cases) == 2, "both to find none")
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert nbray.get(answers, timeout=30) == [1, 1]
 
 
@@ -396,18 +392,11 @@ def test_who_has_no_descriptor_left_connects_when_there_is_one(cluster: Path) ->
 
     first, second = Pinged.remote(), Pinged.remote()
     assert nbray.get(first.ping.remote(), timeout=30) == 1
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(int(name) for name in os.listdir("/proc/self/fd"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
-    held: list[int] = []
-    try:
+    with contextlib.ExitStack() as held, no_file_left(most=highest + 1):
         with pytest.raises(OSError, match="Too many open files"):
             while True:
-                held.append(os.open(os.devnull, os.O_RDONLY))
+                held.callback(os.close, os.open(os.devnull, os.O_RDONLY))
         ref = second.ping.remote()
         assert not nbray.wait([ref], timeout=0.5)[0]
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for descriptor in held:
-            os.close(descriptor)
     assert nbray.get(ref, timeout=30) == 1

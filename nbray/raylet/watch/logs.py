@@ -88,11 +88,7 @@ class LogFolder:
         while True:
             began = time.monotonic()
             living = self._living()
-            size = before
-            try:
-                size = await asyncio.to_thread(self._look, living)
-            except OSError as error:  # as for want of a descriptor, which passes
-                logger.warning("The logs were not looked at: %s", error)
+            size = await asyncio.to_thread(self._look, living)
             pause = min(2 * pause, _LONGEST_PAUSE_S) if size == before else _LOOK_S
             before = size
             await asyncio.sleep(max(pause, _REST * (time.monotonic() - began)))
