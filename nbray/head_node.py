@@ -14,6 +14,7 @@ import gc
 gc.disable()  # of what is imported, nothing is garbage
 
 import os  # noqa: E402
+import signal  # noqa: E402
 import socket  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
@@ -40,6 +41,7 @@ def _become(module: str, arguments: Sequence[str], log: str | Path, kept: set[in
             except OSError:  # that of the listing
                 continue
     show_command_line([sys.executable, "-P", "-m", module, *arguments])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _fork_template(session: Session) -> list[str]:
@@ -71,6 +73,8 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     give_memory_back()  # what lies between blocks in use would be copied for each of the three
+    # From here on there is something to end before; the raylet takes the signal once it can.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     others += _fork_template(Session(Path(session)))
     gc.enable()
     pid = os.fork()

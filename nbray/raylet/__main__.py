@@ -8,9 +8,10 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -64,70 +65,114 @@ def _address(args: argparse.Namespace) -> str:
     return address
 
 
-async def _main(args: argparse.Namespace, is_up: Callable[[], object]) -> None:
-    session = Session(Path(args.session_dir))
-    token = session.token
-    address = _address(args)
-    read_identity(session)
-    tls = Tls.of(session.path)
-    config = Config.from_env()
-    patience_s = config.gcs_rpc_server_reconnect_timeout_s
-    gcs = GrpcClient(address, token, patience_s, session.calls_path(GCS))
-    raylet = Raylet(
-        session, args.node_ip, gcs, _resources(args), args.object_store_memory,
-        args.head, config, _spill_folder(args, session), json.loads(args.labels), tls,
-    )  # fmt: skip
-    raylet.start_workers(_forked_template(args))
-    unix = await serve_unix(raylet.socket_path, token, raylet)
-    try:
-        tcp = await serve_tcp(
-            args.node_ip, config.object_manager_port, token, raylet, raylet.take_bulk, tls
-        )
-        raylet.frame_port = tcp.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
-        server, raylet.grpc_port = await serve(
-            args.node_ip, config.node_manager_port, token, raylet.services()
-        )
-        near = await serve_near(session.calls_path(raylet.node_id.hex()), token, raylet.services())
-    except OSError as error:
-        report_ready(args.ready_fd, {"error": f"The raylet cannot listen: {error}"})
-        raylet.stop()
-        raise SystemExit(1) from error
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    asked = asyncio.Event()
+class _NotUpError(Exception):
+    """The raylet did not come up; the text is for who started it."""
 
-    def leave() -> None:
-        asked.set()
-        stopped.set()
 
-    loop.add_signal_handler(signal.SIGTERM, leave)
-    if args.parent_fd is not None:
-        watch_parent(loop, args.parent_fd, leave)
-    try:
-        first = g.Report(raylet.row())
-        await gcs.call("Report", first, g.Reported, _FIRST_REPORT_S)
-    except RpcError as error:
-        refused = isinstance(error, RefusedError)
-        said = str(error) if refused else f"No GCS answers at {address}: {error}"
-        report_ready(args.ready_fd, {"error": said})
-        raylet.stop()
-        await server.stop(None)  # else gRPC complains of the loop that has gone
-        raise SystemExit(1) from error
-    report_ready(
-        args.ready_fd,
-        {
+class _Node:
+    """The raylet of a node, what it listens on, and how it reaches the GCS."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.session = Session(Path(args.session_dir))
+        self.address = _address(args)
+        read_identity(self.session)
+        self.config = Config.from_env()
+        self._args = args
+        self._tls = Tls.of(self.session.path)
+        patience_s = self.config.gcs_rpc_server_reconnect_timeout_s
+        self.gcs = GrpcClient(
+            self.address, self.session.token, patience_s, self.session.calls_path(GCS)
+        )
+        self.raylet = Raylet(
+            self.session, args.node_ip, self.gcs, _resources(args), args.object_store_memory,
+            args.head, self.config, _spill_folder(args, self.session), json.loads(args.labels),
+            self._tls,
+        )  # fmt: skip
+        self._listens = AsyncExitStack()
+
+    async def start(self) -> dict[str, Any]:
+        """Listen, and be in the GCS's table; returns where the raylet is, for who started it.
+
+        Raises:
+            _NotUpError: it cannot listen, or no GCS takes it in.
+        """
+        raylet = self.raylet
+        raylet.start_workers(_forked_template(self._args))
+        try:
+            await self._listen()
+        except OSError as error:
+            raise _NotUpError(f"The raylet cannot listen: {error}") from error
+        try:
+            await self.gcs.call("Report", g.Report(raylet.row()), g.Reported, _FIRST_REPORT_S)
+        except RefusedError as error:
+            raise _NotUpError(str(error)) from error
+        except RpcError as error:
+            raise _NotUpError(f"No GCS answers at {self.address}: {error}") from error
+        return {
             "node_id": raylet.node_id.hex(),
             "socket": raylet.socket_path,
             "frame_port": raylet.frame_port,
             "grpc_port": raylet.grpc_port,
-        },
-    )
-    is_up()
+        }
+
+    async def _listen(self) -> None:
+        raylet, token, closing = self.raylet, self.session.token, self._listens.callback
+        host, services = self._args.node_ip, self.raylet.services()
+        unix = await serve_unix(raylet.socket_path, token, raylet)
+        closing(unix.close)
+        tcp = await serve_tcp(
+            host, self.config.object_manager_port, token, raylet, raylet.take_bulk, self._tls
+        )
+        closing(tcp.close)
+        raylet.frame_port = tcp.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+        server, raylet.grpc_port = await serve(host, self.config.node_manager_port, token, services)
+        self._listens.push_async_callback(server.stop, None)
+        near = await serve_near(self.session.calls_path(raylet.node_id.hex()), token, services)
+        closing(near.close)
+
+    async def close(self) -> None:
+        """Listen no longer."""
+        await self._listens.aclose()
+
+
+async def _main(args: argparse.Namespace, forks: ExitStack) -> None:
+    """Be the raylet; ``forks`` ends what was forked for it, should it not come up."""
+    loop = asyncio.get_running_loop()
+    stopped, asked = asyncio.Event(), asyncio.Event()
+    starting = asyncio.current_task()
+
+    def leave() -> None:
+        asked.set()
+        stopped.set()
+        if starting is not None:
+            starting.cancel()
+
+    # Until here a signal waited, and from here on none ends this process before its children.
+    loop.add_signal_handler(signal.SIGTERM, leave)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    with forks:
+        node = _Node(args)
+        try:
+            place = await node.start()
+        except (_NotUpError, asyncio.CancelledError) as error:
+            starting = None
+            node.raylet.stop()
+            await node.close()
+            forks.close()
+            said = str(error) or "It was ended while it started."
+            report_ready(args.ready_fd, {"error": said})  # who hears of it finds nothing left
+            raise SystemExit(1) from error
+        report_ready(args.ready_fd, place)
+        starting = None
+        forks.pop_all()
+    if args.parent_fd is not None:
+        watch_parent(loop, args.parent_fd, leave)
+    raylet, gcs = node.raylet, node.gcs
     reporting = loop.create_task(raylet.report())
     reporting.add_done_callback(lambda _task: stopped.set())
     if args.autoscaling_config is not None:
         raylet.may_grow()
-    of_gcs, others = _supervisors(args, session, address, config, gcs)
+    of_gcs, others = _supervisors(args, node)
     await stopped.wait()
     leave_in_time(loop)
     reporting.cancel()
@@ -143,10 +188,7 @@ async def _main(args: argparse.Namespace, is_up: Callable[[], object]) -> None:
     of_gcs.stop()
     if args.gcs_pid is not None and args.parent_fd is not None and asked.is_set():
         end_fork(args.gcs_pid)  # it would, too, and nobody else may reap it
-    unix.close()
-    tcp.close()
-    near.close()
-    await server.stop(None)
+    await node.close()
 
 
 def _forked_template(args: argparse.Namespace) -> ForkedTemplate | None:
@@ -155,10 +197,9 @@ def _forked_template(args: argparse.Namespace) -> ForkedTemplate | None:
     return ForkedTemplate(args.template_pid, args.template_fd)
 
 
-def _supervisors(
-    args: argparse.Namespace, session: Session, address: str, config: Config, gcs: GrpcClient
-) -> tuple[Supervisors, Supervisors]:
+def _supervisors(args: argparse.Namespace, node: _Node) -> tuple[Supervisors, Supervisors]:
     """That of the GCS, which ends last, and the others; all of them run."""
+    session, address, config, gcs = node.session, node.address, node.config, node.gcs
     of_gcs, others = Supervisors(), Supervisors()
     if args.gcs_pid is not None:
         of_gcs.start(GcsSupervisor(session, address, args.gcs_pid, args.parent_fd, config))
@@ -213,11 +254,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     allow_many_files()
     give_large_blocks_back()
     args = parser.parse_args(arguments)
-    with ExitStack() as not_up:
-        for pid in (args.gcs_pid, args.template_pid):
-            if pid is not None:  # who started the node may have been killed, and end nothing
-                not_up.callback(end_fork, pid)
-        uvloop.run(_main(args, not_up.pop_all))
+    forks = ExitStack()
+    for pid in (args.gcs_pid, args.template_pid):
+        if pid is not None:  # who started the node may have been killed, and end nothing
+            forks.callback(end_fork, pid)
+    uvloop.run(_main(args, forks))
     leave()
 
 

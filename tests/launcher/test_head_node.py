@@ -23,6 +23,7 @@ import nbray
 from nbray.common.process import ForkedProcess, ProcessStartError
 from nbray.common.session import CLIENT_SOCKET
 from nbray.driver.driver import current_driver
+from nbray.launcher import local
 from nbray.launcher.client_port import RemoteDrivers
 from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.described import NodeOptions
@@ -80,11 +81,45 @@ def test_a_process_that_was_never_forked_has_ended() -> None:
     never.kill()
 
 
-def test_a_gcs_that_cannot_start_says_why_and_leaves_no_raylet(session_root: Path) -> None:
+def test_a_gcs_that_cannot_start_says_why_and_leaves_no_process(session_root: Path) -> None:
     elsewhere = ClusterOptions(storage="redis://127.0.0.1:1")
     with pytest.raises(ProcessStartError, match="The GCS could not start"):
         start_head(NodeOptions(resources={"CPU": 1}), elsewhere)
-    wait_until(lambda: not processes_of(session_root), "all to have ended")
+    assert not processes_of(session_root)
+
+
+def test_a_raylet_that_cannot_listen_leaves_no_process(session_root: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = {"NBRAY_NODE_MANAGER_PORT": str(taken.getsockname()[1])}
+        for _ in range(3):
+            with pytest.raises(ProcessStartError, match="cannot listen"):
+                start_head(NodeOptions(resources={"CPU": 1}, variables=port))
+            assert not processes_of(session_root)
+
+
+@pytest.mark.parametrize("module", ["nbray.gcs", "nbray.core_worker.run.template", "a worker"])
+def test_a_start_that_is_interrupted_leaves_no_process(
+    session_root: Path, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    """Also not what was forked a moment before: whoever interrupts may start again at once."""
+
+    def interrupt(*_: object) -> None:
+        if module == "a worker":
+            (raylet,) = running(session_root, "nbray.raylet")
+            wait_until(lambda: template_of(raylet).children(), "a worker")
+        else:
+            wait_until(lambda: running(session_root, module), f"a process of {module}")
+        raise KeyboardInterrupt
+
+    if module == "a worker":
+        monkeypatch.setattr(local, "_write_info", interrupt)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            start_head(
+                NodeOptions(resources={"CPU": 1}),
+                meanwhile=(lambda: None) if module == "a worker" else interrupt,
+            )
+        assert not processes_of(session_root)
 
 
 KILLED_START = """
