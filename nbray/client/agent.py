@@ -431,8 +431,15 @@ async def _main(args: argparse.Namespace) -> None:
     stopped = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
     watch_parent(loop, args.parent_fd, stopped.set)
+    left = loop.create_task(stopped.wait())
+    connecting = loop.create_task(agent.connect())
+    await asyncio.wait([connecting, left], return_when=asyncio.FIRST_COMPLETED)
+    if not connecting.done():  # the driver was interrupted, and waits for this end
+        connecting.cancel()
+        remove(session)
+        return
     try:
-        welcome = await agent.connect()
+        welcome = connecting.result()
         if welcome.refused:
             raise HandshakeError(welcome.refused)
     except (OSError, ValueError, TimeoutError) as error:
@@ -448,7 +455,6 @@ async def _main(args: argparse.Namespace) -> None:
         stopped.set()  # the gateway has to hear of it
     looking = loop.create_task(agent.look_after())
     gone = loop.create_task(agent.over.wait())
-    left = loop.create_task(stopped.wait())
     await asyncio.wait([gone, left], return_when=asyncio.FIRST_COMPLETED)
     looking.cancel()
     if left.done():

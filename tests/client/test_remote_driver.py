@@ -262,7 +262,7 @@ def test_a_driver_that_was_killed_while_it_connects_leaves_no_folder(
     session_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NBRAY_AUTH_TOKEN", TOKEN)
-    monkeypatch.setenv("NBRAY_START_TIMEOUT_S", "3")
+    monkeypatch.setenv("NBRAY_START_TIMEOUT_S", "600")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         program = forked_driver(f"nbray://127.0.0.1:{silent.getsockname()[1]}")
         peer, _ = silent.accept()
