@@ -434,10 +434,11 @@ async def _main(args: argparse.Namespace) -> None:
     left = loop.create_task(stopped.wait())
     connecting = loop.create_task(agent.connect())
     await asyncio.wait([connecting, left], return_when=asyncio.FIRST_COMPLETED)
-    if not connecting.done():  # the driver was interrupted, and waits for this end
-        connecting.cancel()
-        remove(session)
-        return
+    if not connecting.done():  # a gateway that takes it in at this moment has to hear of its end
+        await asyncio.wait([connecting], timeout=_LAST_WORDS_S / 2)
+        if connecting.cancel():
+            remove(session)
+            return
     try:
         welcome = connecting.result()
         if welcome.refused:
