@@ -136,7 +136,7 @@ def init(
             of this user; "host:port" the one whose GCS is there; "nbray://host:10001" one of
             other machines, from afar.
         num_cpus: CPUs of the new node; the machine's by default.
-        num_gpus: GPUs of the new node.
+        num_gpus: GPUs of the new node; those of the machine by default.
         resources: custom resources of the new node.
         object_store_memory: bytes of the new node's object store.
         object_spilling_directory: where the new node writes values that its store has no room
@@ -243,6 +243,7 @@ def init(
                 node_resources(resources, num_cpus, num_gpus, hidden.memory),
                 hidden.node_ip_address, labels, variables, object_store_memory,
                 object_spilling_directory or hidden.object_spilling_directory,
+                has_accelerators=True,
             ),
             ClusterOptions(autoscaling_config=hidden.autoscaling_config),
             dashboard=DashboardOptions(include_dashboard, dashboard_host, dashboard_port),

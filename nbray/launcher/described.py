@@ -40,6 +40,8 @@ class NodeOptions:
         object_store_memory: bytes of the arena; 30% of the free memory by default.
         object_spilling_directory: where values go when the arena is full; the session folder by
             default.
+        has_accelerators: those that the machine has are this node's, as far as ``resources`` says
+            nothing of them; not for a further node of the same machine.
     """
 
     resources: Mapping[str, float] = field(default_factory=dict)
@@ -48,6 +50,7 @@ class NodeOptions:
     variables: Mapping[str, str] | None = None
     object_store_memory: float | None = None
     object_spilling_directory: str | None = None
+    has_accelerators: bool = False
 
     @property
     def address(self) -> str:
@@ -75,7 +78,7 @@ def described(options: Mapping[str, Any]) -> NodeOptions:
     labels = _labels(options.get("labels") or {}, options.get("labels_file"))
     return NodeOptions(
         amounts, host, labels, _settings(options), options.get("object_store_memory"),
-        options.get("object_spilling_directory"),
+        options.get("object_spilling_directory"), has_accelerators=True,
     )  # fmt: skip
 
 

@@ -38,6 +38,7 @@ from nbray.launcher.dashboard import (
     url_of,
 )
 from nbray.launcher.described import NodeOptions
+from nbray.launcher.detected import accelerators, type_label
 from nbray.launcher.found import drop_dead_sessions, found_nodes, is_raylet
 from nbray.launcher.record import NodeRecord
 from nbray.launcher.running_node import RunningNode as RunningNode
@@ -308,9 +309,13 @@ def _node_arguments(wanted: NodeOptions) -> list[str]:
     store = store // 4096 * 4096
     total: dict[str, float] = {"CPU": cpu_count(), "memory": int(free * 0.7)}
     total.update(wanted.resources)
+    labels = check_node_labels(wanted.labels or {})
+    if wanted.has_accelerators:
+        total.update(accelerators(wanted.resources))
+        labels.update(type_label(total))
     arguments = [
         "--resources", json.dumps(node_units(total)), "--object-store-memory", str(store),
-        "--labels", json.dumps(check_node_labels(wanted.labels or {})),
+        "--labels", json.dumps(labels),
     ]  # fmt: skip
     spill = wanted.object_spilling_directory
     return arguments + (["--object-spilling-directory", _folder(spill)] if spill else [])

@@ -172,7 +172,7 @@ _NODES = (
         "Network interface to listen on, as ib0, instead of --node-ip-address.",
     ),
     Option("num_cpus", _NUMBER, None, _NODE, "CPUs of the node; the machine's by default."),
-    Option("num_gpus", _NUMBER, None, _NODE, "GPUs of the node; none by default."),
+    Option("num_gpus", _NUMBER, None, _NODE, "GPUs of the node; those of the machine by default."),
     Option(
         "resources", (dict,), None, _NODE,
         "Custom resources of the node, as '{\"disk\": 2}'.", word=AMOUNTS,

@@ -59,6 +59,7 @@ class FakeProvider:
         command = [
             sys.executable, "-P", "-c", "from nbray.cli import main; main()",
             *one.start_words(self._cluster.address), f"--object-store-memory={store}",
+            *([] if "GPU" in one.type.resources else ["--num-gpus=0"]),  # the head has them
         ]  # fmt: skip
         variables = environment()
         variables.pop("NBRAY_AUTH_TOKEN", None)
