@@ -382,7 +382,7 @@ class Executor:
     def leave(self, leaving: SystemExit) -> None:
         """User code ends this process: see `ActorExit`; a task's worker as if it crashed."""
         if self._actor is None:
-            os._exit(exit_status(leaving))
+            os._exit(exit_status(leaving))  # which sends what is left
         self._queue.clear()
         self.exit.begin(leaving)
 

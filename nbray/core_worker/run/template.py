@@ -36,6 +36,7 @@ from nbray.core_worker.run.actor_host import ActorHost, Host
 from nbray.core_worker.run.asides import Asides
 from nbray.core_worker.run.executor import Executor
 from nbray.core_worker.run.failures import FailureTeller
+from nbray.core_worker.run.last_replies import before_exit
 from nbray.core_worker.run.output import (
     WorkerOutput,
     capture_output,
@@ -259,6 +260,7 @@ def _begin(common: _Common, parts: _Parts, order: dict[str, Any]) -> WorkerOutpu
     set_core(core)
     main_module.install()
     core.reactor.start()
+    before_exit(core.reactor)
     reply: m.WorkerRegistered = core.peers.request(
         "registered", m.RegisterWorker(core.address, os.getpid())
     )
