@@ -26,6 +26,7 @@ from .parts.plots import PLOTS, Sources
 logger = logging.getLogger(__name__)
 
 MOST_VIEWERS = 64
+_QUIET_S = 5.0  # then a word without news: a page says when it has heard nothing for 20 s
 _SHARE = 16  # a page is made in so small a part of the time at most
 _LONGEST_QUERY = 2000
 _LONGEST_VALUE = 200
@@ -69,11 +70,15 @@ def clean_query(said: object) -> dict[str, str]:
 
 
 class Shown:
-    """What a browser shows now, and so what is news for it."""
+    """What a browser shows now, and so what is news for it.
+
+    Attributes:
+        number: of its question, by which it knows the answer.
+    """
 
     def __init__(self, page: Page, number: int) -> None:
         self.page = page
-        self._number = number
+        self.number = number
         self._heads: dict[str, str] = {}
         self._bodies: dict[str, str] = {}
         self._fixed: dict[str, str] = {}
@@ -97,7 +102,7 @@ class Shown:
             message["data"] = data
         if not message and not error:
             return None
-        return {**message, "number": self._number, "error": error, "time": time.time() * 1000}
+        return {**message, "number": self.number, "error": error, "time": time.time() * 1000}
 
     def _changed(self, sections: Sequence[Section]) -> dict[str, Any]:
         bodies = {s.name: str(s.body) for s in sections if str(s.body) != self._bodies[s.name]}
@@ -221,12 +226,13 @@ class Live(WebSocketHandler):
             self._query = clean_query(said.get("query"))
             if self._shown is None or said.get("anew") or self._shown.page is not page:
                 self._shown = Shown(page, number)
-            self._shown._number = number
+            self._shown.number = number
             self._paused = False
         self._asked.set()
 
     async def _run(self) -> None:
         wait_s: float | None = None
+        told = 0.0
         while True:
             try:
                 async with asyncio.timeout(wait_s):
@@ -251,9 +257,10 @@ class Live(WebSocketHandler):
                 message = {"error": "This page could not be made; dashboard.log says why."}
                 wait_s = 10.0
             wait_s = max(wait_s, _SHARE * (time.thread_time() - began))
-            if message is None:
+            if message is None and time.monotonic() - told < _QUIET_S:
                 continue
             try:
-                await self.write_message(json.dumps(message))
+                await self.write_message(json.dumps(message or {"number": shown.number}))
             except WebSocketClosedError:
                 return
+            told = time.monotonic()

@@ -7,7 +7,9 @@
   const trouble = document.getElementById("trouble");
   const plots = new Map();
   const again = { first: 500, most: 10000 };
+  const patience = 20000;  // the dashboard says a word every few seconds, if it has no news
   let socket = null, number = 0, wait = again.first, heard = Date.now(), timer = null;
+  let listening = performance.now();
   let here = { page: facts.page, query: queryOf(location.search) };
   const token = pageToken();
   // Where the address may not be changed (a sandbox), the place stands behind the #.
@@ -44,18 +46,27 @@
     const url = new URL("ws", document.baseURI);
     url.protocol = url.protocol.replace("http", "ws");
     url.search = url.hash = "";
+    listening = performance.now();
     socket = new WebSocket(url, ["nbray", facts.ticket]);
     socket.onopen = () => { wait = again.first; ask(true); };
     socket.onmessage = (event) => take(JSON.parse(event.data));
-    socket.onclose = () => {
-      socket = null;
-      const time = new Date(heard).toLocaleTimeString();
-      complain(`The dashboard does not answer: what is shown is of ${time}. If its cluster was ` +
-        "started anew, open it with a new link (nbray dashboard).");
-      timer = setTimeout(connect, wait);
-      wait = Math.min(again.most, 2 * wait);
-    };
+    socket.onclose = lost;
   }
+  function lost() {
+    socket = null;
+    const time = new Date(heard).toLocaleTimeString();
+    complain(`The dashboard does not answer: what is shown is of ${time}. If its cluster was ` +
+      "started anew, open it with a new link (nbray dashboard).");
+    timer = setTimeout(connect, wait);
+    wait = Math.min(again.most, 2 * wait);
+  }
+  // A process that stands still and a link that was cut close no socket.
+  setInterval(() => {
+    if (document.hidden || socket === null || performance.now() - listening < patience) return;
+    socket.onopen = socket.onmessage = socket.onclose = null;
+    socket.close();
+    lost();
+  }, 1000);
   function send(message) {
     if (socket !== null && socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
   }
@@ -68,11 +79,13 @@
     trouble.hidden = text === "";
   }
   document.addEventListener("visibilitychange", () => {
+    listening = performance.now();
     send({ paused: document.hidden });
   });
 
   function take(message) {
     heard = Date.now();
+    listening = performance.now();
     complain(message.error ? `The cluster does not answer: ${message.error}` : "");
     if (message.number !== undefined && message.number !== number) return;
     if (message.main !== undefined) showMain(message.main);

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.processes import running
+from support.stopping import stand_still
 
 import nbray
 from nbray.dashboard.pages import PAGES
@@ -298,6 +300,25 @@ def test_a_page_says_when_its_dashboard_or_cluster_has_gone_and_goes_on_when_it_
     nbray.shutdown()
     page.locator("#trouble", has_text="does not answer").wait_for()
     assert page.locator("tbody tr").count() == 1, "what was known stays"
+
+
+def test_a_page_says_when_its_dashboard_stands_still_and_goes_on_when_it_does(
+    context: NbrayContext, browser: Any, session_root: Path
+) -> None:
+    complaints: list[str] = []
+    page = opened(browser, context, complaints)
+    shown(page, f"http://{context.dashboard_url}/nodes")
+    page.evaluate("document.getElementById('trouble').dataset.was = 'here'")
+    (process,) = running(session_root, "nbray.dashboard")
+    stand_still(process.pid)
+    try:
+        page.locator("#trouble", has_text="does not answer").wait_for()
+    finally:
+        process.resume()
+    page.locator("#trouble", has_text="does not answer").wait_for(state="hidden")
+    assert page.locator("tbody tr").count() == 1
+    assert page.locator("#trouble").get_attribute("data-was") == "here", "it was not loaded again"
+    assert not complaints
 
 
 def test_a_job_is_submitted_with_its_files_and_leads_to_its_page(
