@@ -15,8 +15,14 @@ from tornado.httputil import (
     RequestStartLine,
     ResponseStartLine,
 )
+from tornado.iostream import StreamClosedError
 
 from nbray.state.dashboard import ANSWER_HEADER, Dashboard
+
+LARGEST_SEALED = 32 << 20
+"""Bytes of an answer that is sealed, which is in memory as a whole."""
+
+_TOO_LARGE = b"So large an answer is given by the dashboard itself alone, or in parts."
 
 # Pages are framed by notebooks, which have other ports of this machine. No script stands in a page;
 # bars and plots have styles of their own.
@@ -116,23 +122,41 @@ class Sealed(Answers):
         self._start: ResponseStartLine | None = None
         self._headers = HTTPHeaders()
         self._body = bytearray()
+        self._is_over = False
 
     def write_headers(
         self, start_line: Any, headers: HTTPHeaders, chunk: bytes | None = None
     ) -> Future[None]:
         """Keep the head."""
         self._start, self._headers = start_line, headers
-        return self.write(chunk or b"")
+        return self._keep(chunk or b"")
 
     def write(self, chunk: bytes) -> Future[None]:
-        """Keep a part."""
+        """Keep a further part; an answer that grows too large, or has no end, is refused instead.
+
+        Raises:
+            StreamClosedError: it was, and nobody takes more.
+        """
+        if not self._is_over and len(self._body) + len(chunk) > LARGEST_SEALED:
+            self._start = ResponseStartLine("HTTP/1.1", 413, "Request Entity Too Large")
+            self._headers = HTTPHeaders({"Content-Type": "text/plain; charset=utf-8"})
+            self._body[:] = _TOO_LARGE
+            self.finish()
+        if self._is_over:
+            raise StreamClosedError
+        return self._keep(chunk)
+
+    def _keep(self, chunk: bytes) -> Future[None]:
         self._body += chunk
         done: Future[None] = Future()
         done.set_result(None)
         return done
 
     def finish(self) -> None:
-        """Send it."""
+        """Send it, if it was not refused."""
+        if self._is_over:
+            return
+        self._is_over = True
         assert self._start is not None
         body = bytes(self._body)
         for name, value in _HEADERS.items():

@@ -15,11 +15,9 @@ from nbray.state import queries as q
 from nbray.state.client import RpcError
 from nbray.state.trace import MOST_TASKS, chrome_trace
 
-from .answers import Sealed
+from .answers import LARGEST_SEALED, Sealed
 from .parts.cluster import Cluster
 from .parts.page import NotFoundError, find
-
-_LARGEST_SEALED = 32 << 20  # an answer that is sealed is in memory as a whole
 
 
 class Download(RequestHandler):
@@ -72,7 +70,7 @@ class Log(Download):
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.set_header("Content-Disposition", f'attachment; filename="{saved}"')
         end = part.end
-        if isinstance(self.request.connection, Sealed) and end > _LARGEST_SEALED:
+        if isinstance(self.request.connection, Sealed) and end > LARGEST_SEALED:
             raise HTTPError(413, "So large a log is taken along from the dashboard itself alone")
         try:
             while part.data:

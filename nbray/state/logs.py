@@ -144,6 +144,9 @@ class Reading:
         return self._end is not None and self.place >= self._end
 
 
+_MOST_LINES = 1 << 30  # no log has more
+
+
 @dataclass
 class LogReader:
     """Reads a log of a node, its last lines first, and then what comes behind them.
@@ -164,6 +167,8 @@ class LogReader:
     _reading: Reading = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.tail > _MOST_LINES:
+            self.tail = -1
         self._reading = Reading(0 if self.tail < 0 else -1)
 
     def part(self) -> bytes:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
+import time
 from pathlib import Path
 
 import msgspec
@@ -21,6 +23,7 @@ import nbray
 from nbray.common.session import Session
 from nbray.dashboard.jobs import JobLogs
 from nbray.driver.context import NbrayContext
+from nbray.state.dashboard import Dashboard
 from nbray.state.queries import Query
 from nbray.testing import wait_until
 from nbray.wire.state_messages import LogPart, ReadLog
@@ -101,3 +104,33 @@ def test_a_jobs_log_that_grows_while_it_is_read_is_read_to_where_it_ended() -> N
             server.stop()
 
     assert json.loads(asyncio.run(read())) == {"logs": "x" * 4000}
+
+
+def sealed(dashboard: Dashboard, target: str) -> tuple[int, bytes]:
+    """Status and body of an answer that is sealed, however long it takes."""
+    asked = dashboard.signed("GET", target, time.time())
+    connection = http.client.HTTPConnection(dashboard.place, timeout=120)
+    with contextlib.closing(connection):
+        connection.request("GET", target, headers=asked)
+        response = connection.getresponse()
+        body = response.read()
+    headers = {name.title(): value for name, value in response.getheaders()}
+    dashboard.check_answer(asked, response.status, headers, body)
+    return response.status, body
+
+
+def test_an_answer_with_a_seal_that_has_no_end_is_refused_and_what_is_short_is_not(
+    context: NbrayContext,
+) -> None:
+    """Such an answer is sent as a whole, and would be kept until then."""
+    session = Session(Path(context["session_dir"]))
+    with open(session.log_path("large.log"), "wb") as log:
+        log.writelines(b"%01023d\n" % number for number in range(40_000))
+    dashboard = Dashboard(context.dashboard_url, session.path.name, session.token)
+    log_of = "/api/v0/logs/{}?filename=large.log&lines={}"
+    assert sealed(dashboard, log_of.format("file", 2))[1].endswith(b"39999\n")
+    refused = (413, b"So large an answer is given by the dashboard itself alone, or in parts.")
+    assert sealed(dashboard, log_of.format("stream", 1 << 40)) == refused
+    assert sealed(dashboard, log_of.format("file", 1 << 40)) == refused
+    url = f"http://{context.dashboard_url}{log_of.format('file', 1 << 40)}"
+    assert len(fetch(url, bearer(context))[1]) == 40_000 << 10
