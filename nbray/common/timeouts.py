@@ -5,6 +5,16 @@ from __future__ import annotations
 _FOREVER_S = 2_000_000.0  # 23 days; no clock of the kernel's takes much more
 
 
+def as_seconds(seconds: float | None) -> float:
+    """A timeout as a number, of many days if it is None or longer than anybody lives.
+
+    Raises:
+        TypeError: it is no number. ValueError: it is NaN.
+    """
+    limited = as_timeout(seconds)
+    return _FOREVER_S if limited is None else limited
+
+
 def as_timeout(seconds: float | None) -> float | None:
     """A timeout for those who wait; None, without limit, also for what nobody lives to see.
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TypeVar
 
+from nbray.common.timeouts import as_seconds
 from nbray.core_worker.current import find_core
 from nbray.core_worker.run.output import current_output
 from nbray.exceptions import GetTimeoutError
@@ -20,14 +21,16 @@ _RAYLET_ANSWERS_S = 5.0
 _RAYLETS_SHARE = 0.6  # of the time that there is; the GCS itself has the rest
 
 
-def ask(query: q.Query[T], address: str | None, timeout: float) -> T:
+def ask(query: q.Query[T], address: str | None, timeout: float | None) -> T:
     """Ask through this process's raylet, or the GCS itself; see the head of the package.
 
     A driver whose raylet stands still asks the GCS, within the same ``timeout``.
 
     Raises:
         StateApiException: the cluster did not answer. ConnectionError: there is none.
+        TypeError, ValueError: ``timeout`` is no number of seconds.
     """
+    timeout = as_seconds(timeout)
     if address == "auto":
         address = None
     deadline = time.monotonic() + timeout

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from nbray.common.text import check_text
 from nbray.state import queries as q
 from nbray.state.asking import ask
 from nbray.state.details import get_actor, get_task, get_worker
@@ -197,6 +198,10 @@ def find_log(
     suffix: str, worker_id: str | None, submission_id: str | None,
 ) -> LogReader:  # fmt: skip
     """The log that is meant; arguments and errors as for `get_log`."""
+    if isinstance(tail, bool) or not isinstance(tail, int):
+        raise TypeError(f"tail is a whole number of lines, not {type(tail).__name__}.")
+    if filename is not None:
+        check_text("The name of a log", filename)
     if suffix not in ("out", "err"):
         raise StateApiException(f"A worker's logs are 'out' and 'err'; there is no {suffix!r}.")
     if submission_id is not None:

@@ -77,8 +77,10 @@ def select(
     Of too many, the first are taken, with ``newest`` the last; ``explain`` warns of them.
 
     Raises:
-        InvalidQueryError: as `checked`, or the limit is impossible.
+        InvalidQueryError: as `checked`, or the limit is impossible. TypeError: it is no number.
     """
+    if isinstance(limit, bool) or not isinstance(limit, int):
+        raise TypeError(f"limit is a whole number, not {limit!r:.80}.")
     if not 0 < limit <= MAX_LIMIT:
         raise InvalidQueryError(
             f"Given limit {limit} exceeds the supported limit {MAX_LIMIT}. Use a lower limit."

@@ -18,6 +18,10 @@ def written_id(text: str, kind: type[BaseID]) -> str:
     Raises:
         StateApiException: it is neither.
     """
+    if not isinstance(text, str):
+        raise StateApiException(
+            f"An id is a text of hexadecimal digits, not {type(text).__name__}."
+        )
     text, digits = text.lower(), 2 * kind.SIZE
     if not SHORTEST <= len(text) <= digits or set(text) - set("0123456789abcdef"):
         raise StateApiException(

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -241,3 +242,31 @@ def test_calls_in_an_actors_queue_are_told_as_in_ray(cluster: Path, tmp_path: Pa
     assert summary == {waits: 2, "RUNNING": 1}
     end.touch()
     nbray.get(calls, timeout=40)
+
+
+def test_what_is_no_number_and_no_text_is_said_by_its_name(cluster: Path) -> None:
+    said = (TypeError, ValueError, state.StateApiException)
+    odds: list[Any] = ["", "10", "\ud800", b"x", float("nan"), 1e30, True, None, object()]
+    asks: list[tuple[str, Callable[[Any], object]]] = [
+        ("limit", lambda odd: state.list_tasks(limit=odd)),
+        ("limit", lambda odd: state.list_nodes(limit=odd)),
+        ("tail", lambda odd: [*state.get_log(filename="raylet.log", tail=odd)]),
+        (" id", state.get_actor),
+        (" id", state.get_task),
+    ]
+    for odd in odds:
+        for what, ask in asks:
+            with pytest.raises(said, match=what):
+                ask(odd)
+        if odd in (1e30, True, None):
+            assert state.list_nodes(timeout=odd), "as many seconds, or no limit"
+            continue
+        with pytest.raises(said, match="A timeout is a number of seconds"):
+            state.list_nodes(timeout=odd)
+
+
+def test_names_of_logs_are_text(cluster: Path) -> None:
+    odds: list[Any] = [1, b"raylet.log", "\ud800", ""]
+    for odd in odds:
+        with pytest.raises((TypeError, ValueError), match="The name of a log"):
+            next(state.get_log(filename=odd))
