@@ -16,12 +16,13 @@ from support import from_afar
 from support.nodes import MB, Far
 from support.places import ROOT, is_installed
 from support.redis import redis_url
+from support.terminal import terminal
 
 import nbray
 from nbray.testing import cluster as running_cluster
 from nbray.testing import own_sessions, wait_until
 
-__all__ = ["redis_url"]
+__all__ = ["redis_url", "terminal"]
 
 # What is tested is what is installed. The checkout, which has `benchmarks`, is looked at last.
 sys.path[:] = [*(entry for entry in sys.path if entry not in ("", str(ROOT))), str(ROOT)]
