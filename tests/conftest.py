@@ -58,6 +58,12 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.chdir(tmp_path_factory.mktemp("elsewhere"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def slow_starts() -> None:
+    """A process of a cluster may take long to start where several tests share two cores."""
+    os.environ.setdefault("NBRAY_START_TIMEOUT_S", "60")
+
+
 @contextmanager
 def no_shared_file_left() -> Iterator[None]:
     before = set(os.listdir("/dev/shm"))
