@@ -16,12 +16,13 @@ from support import from_afar
 from support.nodes import MB, Far
 from support.places import ROOT, is_installed
 from support.redis import redis_url
+from support.terminal import terminal
 
 import nbray
 from nbray.testing import cluster as running_cluster
 from nbray.testing import own_sessions, wait_until
 
-__all__ = ["redis_url"]
+__all__ = ["redis_url", "terminal"]
 
 # What is tested is what is installed. The checkout, which has `benchmarks`, is looked at last.
 sys.path[:] = [*(entry for entry in sys.path if entry not in ("", str(ROOT))), str(ROOT)]
@@ -55,6 +56,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Kernels and programs import from their current folder first: it is not the checkout."""
     os.chdir(tmp_path_factory.mktemp("elsewhere"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def slow_starts() -> None:
+    """A process of a cluster may take long to start where several tests share two cores."""
+    os.environ.setdefault("NBRAY_START_TIMEOUT_S", "60")
 
 
 @contextmanager

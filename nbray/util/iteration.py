@@ -39,8 +39,8 @@ def as_completed(
         ... def after(seconds):
         ...     time.sleep(seconds)
         ...     return seconds
-        >>> list(as_completed([after.remote(0.5), after.remote(0)], chunk_size=1))
-        [0, 0.5]
+        >>> list(as_completed([after.remote(2), after.remote(0)], chunk_size=1))
+        [0, 2]
     """
     if chunk_size < 1:
         raise ValueError("`chunk_size` must be >= 1")

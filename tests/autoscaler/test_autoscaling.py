@@ -118,8 +118,9 @@ def test_a_node_that_drains_takes_nothing_hands_its_values_on_and_leaves(cluster
         def done(self) -> int:
             return 1
 
-    ref, held = make.remote(), Held.remote()
+    ref = make.remote()
     nbray.wait([ref], timeout=PATIENCE_S)
+    held = Held.remote()  # a report that tells of it tells of the lease, too, if there is one
     assert nbray.get(held.done.remote(), timeout=PATIENCE_S) == 1
     refused = drain(node.node_id, only_idle=True)
     assert not refused.accepted and "1 actor" in refused.why

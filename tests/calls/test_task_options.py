@@ -12,7 +12,7 @@ import pytest
 
 import nbray
 from nbray.actor import exit_actor
-from nbray.testing import wait_until
+from nbray.testing import Gate, wait_until
 
 
 def test_exceptions_of_the_named_classes_are_retried(module_cluster: Path, tmp_path: Path) -> None:
@@ -44,8 +44,8 @@ def test_a_worker_leaves_after_max_calls(module_cluster: Path) -> None:
 def test_cancelling_a_task_stops_its_children(module_cluster: Path) -> None:
     @nbray.remote(num_cpus=0)
     def leaf(folder: str) -> None:
-        open(f"{folder}/{os.getpid()}", "w").close()
         try:
+            open(f"{folder}/{os.getpid()}", "w").close()  # then it may be stopped
             time.sleep(600)
         finally:
             os.unlink(f"{folder}/{os.getpid()}")
@@ -199,18 +199,19 @@ def test_ray_terminate_lets_earlier_calls_finish(module_cluster: Path) -> None:
         nbray.get(end, timeout=30)
 
 
-def test_max_pending_calls_is_a_bound(module_cluster: Path) -> None:
+def test_max_pending_calls_is_a_bound(module_cluster: Path, tmp_path: Path) -> None:
     @nbray.remote(max_pending_calls=3)
     class Slow:
-        def sleep(self, seconds: float) -> None:
-            time.sleep(seconds)
+        def wait(self, gate: Gate) -> None:
+            gate.wait_here()
 
-    actor = Slow.remote()
-    calls = [actor.sleep.remote(1.0) for _ in range(3)]
+    actor, gate = Slow.remote(), Gate(tmp_path)
+    calls = [actor.wait.remote(gate) for _ in range(3)]
     with pytest.raises(nbray.exceptions.PendingCallsLimitExceeded):
-        actor.sleep.remote(0)
+        actor.wait.remote(gate)
+    gate.open()
     nbray.get(calls, timeout=30)
-    nbray.get(actor.sleep.remote(0), timeout=30)
+    nbray.get(actor.wait.remote(gate), timeout=30)
 
 
 def test_calls_of_a_method_are_retried_after_its_exceptions(module_cluster: Path) -> None:

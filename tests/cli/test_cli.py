@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from support.commands import command
+from support.ports import refusing_port
 
 import nbray
 from nbray.cli.stop import stop
@@ -43,7 +44,8 @@ def test_a_port_in_use_and_no_head_are_one_clear_line(home: Path) -> None:
         failed = command("start", "--head", f"--port={port}")
         assert failed.returncode == 1
         assert f"port {port} of 127.0.0.1 is in use" in failed.stderr
-    failed = command("start", f"--address=127.0.0.1:{port}")
+    with refusing_port() as port:
+        failed = command("start", f"--address=127.0.0.1:{port}")
     assert failed.returncode == 1
     assert "No GCS answers" in failed.stderr
     assert not processes_of(home)
@@ -100,7 +102,7 @@ def test_stop_ends_the_cluster_that_is_meant_and_asks_before_it_ends_several(hom
         last = stopped()
         assert last.exit_code == 0 and "Stopped 1 node(s)." in last.output
         assert f"Left alone: cluster {held}" in last.output
-        assert blocking.wait(20) == 0, "it was asked to leave"
+        assert blocking.wait(60) == 0, "it was asked to leave"
         assert nbray.get(nbray.remote(lambda: 1).remote(), timeout=60) == 1
         assert stopped(f"--address={held}", "--force").exit_code == 0
     finally:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from support.ports import free_port
 
 import nbray
 from nbray.cli import main
@@ -115,8 +116,7 @@ def test_a_prometheus_is_started_once_scrapes_and_ends(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     context = nbray.init(num_cpus=1, include_dashboard=True, dashboard_port=0)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     words = ("metrics", "launch-prometheus", "--address", context["gcs_address"])
     started = run(*words, "--port", str(port))
     assert started.exit_code == 0, started.output

@@ -130,16 +130,14 @@ def test_a_killed_node_costs_no_result_of_2000_tasks(nodes: str) -> None:
 # --- starts that cannot be --------------------
 
 
-def refused(args: list[str], env: dict[str, str], within_s: float = 20.0) -> str:
+def refused(args: list[str], env: dict[str, str]) -> str:
     """The one line that a start which fails says."""
-    begun = time.monotonic()
     program = "import sys; sys.argv[0] = 'nbray'; from nbray.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", program, "start", *args],
         env={**os.environ, **env}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
-    assert time.monotonic() - begun < within_s
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1, done.stderr
     return lines[0]
@@ -171,8 +169,9 @@ def test_who_cannot_join_is_told_why_in_one_line(nodes: str, home: Path, tmp_pat
             last = done.stderr.strip().splitlines()[-1]
             assert done.returncode == 1 and ADVICE in last and "runs " in last, done.stderr
     (head,) = home.iterdir()  # no other session folder is left
-    strangers = set(processes_of(home)) - set(processes_of(head))
-    assert not strangers, [process.info["cmdline"] for process in strangers]
+    lines = [process.info["cmdline"] for process in processes_of(home)]
+    strangers = [line for line in lines if not any(str(head) in part for part in line)]
+    assert not strangers, strangers
     assert len([node for node in nbray.nodes() if node["Alive"]]) == 1
 
 

@@ -6,21 +6,15 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
 from support.commands import command
+from support.ports import free_ports
 
 import nbray
 from nbray.testing import processes_of, wait_until
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        taken = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [sock.getsockname()[1] for sock in taken]
 
 
 @nbray.remote

@@ -16,6 +16,7 @@ import psutil
 import pytest
 from support.descriptors import no_file_left
 from support.far_driver import TOKEN, forked_driver, gateway_of, my_remote, start_far_head
+from support.ports import refusing_port
 
 import nbray
 from nbray.common.addresses import split
@@ -71,7 +72,8 @@ def test_tasks_actors_and_values_of_any_size_pass(head: RunningNode, address: st
         items = five.remote()
         assert [nbray.get(item) for item in items] == [0, 1, 2, 3, 4]
     assert not nbray.is_initialized()
-    assert "has left" in head.session.log_path("gateway.log").read_text()
+    log = head.session.log_path("gateway.log")
+    wait_until(lambda: "has left" in log.read_text(), "its goodbye")
 
 
 def test_a_cut_connection_is_made_anew_and_nothing_is_lost(path: Proxy, address: str) -> None:
@@ -116,9 +118,10 @@ def test_a_wrong_token_another_nbray_and_nobody_are_told_apart(
     monkeypatch.setenv("NBRAY_AUTH_TOKEN", "another token of another cluster")
     with pytest.raises(ConnectionError, match=r"does not take this program in: .*token"):
         nbray.init(address)
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        port = nobody.getsockname()[1]
-    with pytest.raises(ConnectionError, match=r"No gateway can be reached.*10001 by default"):
+    with (
+        refusing_port() as port,
+        pytest.raises(ConnectionError, match=r"No gateway can be reached.*10001 by default"),
+    ):
         nbray.init(f"nbray://127.0.0.1:{port}")
     with socket.create_server(("127.0.0.1", 0)) as old:
 

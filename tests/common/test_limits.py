@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from nbray.common.limits import Cgroups, cpu_count, memory_groups, slurm_memory
+from nbray.testing import wait_until
 
 GB = 1 << 30
 CPUS = len(os.sched_getaffinity(0))
@@ -137,8 +138,8 @@ def container(memory: int, cpus: float) -> Iterator[list[str]]:
         yield ["sh", "-c", f'{enter}exec "$@"', "sh"]
     finally:
         for folder in folders:
-            for pid in (folder / "cgroup.procs").read_text().split():
-                psutil.Process(int(pid)).wait(20)
+            inside = folder / "cgroup.procs"
+            wait_until(lambda inside=inside: not inside.read_text(), "the end of all in there")
             folder.rmdir()
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.ports import free_port
 from support.programs import told
 
 import nbray
@@ -97,11 +98,13 @@ class Actor:
     pass
 
 try:
-    started = command("ray", "start", "--head", "--port=0", "--num-cpus=1")
+    started = command(
+        "ray", "start", "--head", "--port=0", "--num-cpus=1", "--ray-client-server-port=PORT"
+    )
     address = started.splitlines()[0].rpartition("cluster ")[2].rstrip(".")
-    with ray.init("ray://localhost:10001", namespace="colors"):
+    with ray.init("ray://localhost:PORT", namespace="colors"):
         Actor.options(name="orange", lifetime="detached").remote()
-    with ray.init("ray://127.0.0.1:10001", namespace="fruits"):
+    with ray.init("ray://127.0.0.1:PORT", namespace="fruits"):
         try:
             ray.get_actor("orange")
             found = True
@@ -115,7 +118,7 @@ try:
 finally:
     stopped = command("ray", "stop", "--force")
 print(json.dumps([found, there, same, stopped]))
-""",
+""".replace("PORT", str(free_port())),
     ) == [False, True, True, "Stopped 1 node(s).\n"]
 
 

@@ -91,7 +91,7 @@ def test_a_handle_is_there_before_the_arguments_of_its_constructor(
         nbray.get(killed.get.remote(), timeout=60)
     del dropped
     gc.collect()
-    wait_until(lambda: len(states()["DEAD"]) == 2, "the end of those that were let go")
+    wait_until(lambda: len(states().get("DEAD", ())) == 2, "the end of those that were let go")
 
     gate.touch()
     assert nbray.get(calls, timeout=60) == [(1, 1), (1, None), (5, None)]

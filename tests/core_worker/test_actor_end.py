@@ -93,7 +93,7 @@ def test_a_graceful_end_runs_what_is_to_run_then(cluster: Path, tmp_path: Path, 
 def test_kill_runs_nothing_and_what_takes_too_long_is_killed(
     session_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("NBRAY_GRACEFUL_EXIT_S", "0.3")
+    monkeypatch.setenv("NBRAY_GRACEFUL_EXIT_S", "2")
     nbray.init(num_cpus=2)
     killed, slow = tmp_path / "killed", tmp_path / "slow"
     killed.mkdir()

@@ -12,7 +12,7 @@ import pytest
 import nbray
 from nbray.exceptions import TaskCancelledError, TaskError
 from nbray.state import local_state
-from nbray.testing import wait_until
+from nbray.testing import Gate, wait_until
 
 
 @nbray.remote
@@ -254,17 +254,22 @@ def test_a_cancel_that_comes_while_the_worker_ends_its_task_does_not_end_the_wor
 def test_a_cancel_that_crosses_the_return_of_its_task_is_not_lost(
     cluster: Path, tmp_path: Path
 ) -> None:
-    @nbray.remote(num_cpus=2)
-    def mark(number: int) -> None:
-        (tmp_path / str(number)).touch()
+    marks, gates = tmp_path / "marks", tmp_path / "gates"
+    marks.mkdir()
+    gates.mkdir()
 
     @nbray.remote(num_cpus=2)
-    def long() -> None:
-        time.sleep(0.2)
+    def mark(number: int) -> None:
+        (marks / str(number)).touch()
+
+    @nbray.remote(num_cpus=2)
+    def long(gate: Gate) -> None:
+        gate.wait_here()
 
     for number in range(10):
         nbray.get([mark.remote(0) for _ in range(30)])  # its tasks are known to be short
-        first = long.remote()
+        gate = Gate(gates)
+        first = long.remote(gate)
         refs = [mark.remote(number * 100 + i) for i in range(1, 41)]
         time.sleep(0.015 + 0.001 * number)  # after 20 ms, the worker gives them back
         for ref in refs:
@@ -272,8 +277,9 @@ def test_a_cancel_that_crosses_the_return_of_its_task_is_not_lost(
         for ref in refs:
             with pytest.raises(TaskCancelledError):
                 nbray.get(ref)
+        gate.open()
         nbray.get(first)
-    assert [path.name for path in tmp_path.iterdir()] == ["0"]
+    assert [path.name for path in marks.iterdir()] == ["0"]
 
 
 def test_a_call_behind_one_that_was_cancelled_is_made(cluster: Path) -> None:

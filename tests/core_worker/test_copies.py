@@ -146,7 +146,7 @@ def test_what_a_dead_nodes_processes_owned_is_freed_elsewhere(nodes: list[Runnin
     pending = owner.options(resources={"a": 1}).remote()
     wait_until(lambda: objects_on(b) == 1, "the object of the far owner")
     kill(a)
-    wait_until(lambda: objects_on(b) == 0, "the object to go with its owner", 30)
+    wait_until(lambda: objects_on(b) == 0, "the object to go with its owner")
     del pending
 
 

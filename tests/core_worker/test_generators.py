@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.terminal import Terminal
 
 import nbray
 from nbray.testing import wait_until
@@ -245,7 +246,7 @@ def seen(refs: list[nbray.ObjectRef]) -> list[object]:
 
 
 def test_values_before_an_error_stay_and_those_after_the_last_are_left_out(
-    module_cluster: Path, capfd: pytest.CaptureFixture[str]
+    module_cluster: Path, terminal: Terminal
 ) -> None:
     wrong = "Task returned 1 objects, but num_returns=3."
     assert seen(three.remote(1, True)) == [0, "afterwards", "afterwards"]
@@ -253,7 +254,7 @@ def test_values_before_an_error_stay_and_those_after_the_last_are_left_out(
     assert seen(three.remote(1)) == [0, wrong, wrong]
     assert seen(three.remote(3)) == [0, 1, 2]
     assert seen(three.remote(5)) == seen(three.remote(3, True)) == [0, 1, 2]
-    wait_until(lambda: "three yields more than num_returns=3" in capfd.readouterr().err, "a word")
+    wait_until(lambda: "three yields more than num_returns=3" in terminal.err, "a word")
     assert nbray.get(count.options(num_returns=1).remote(5), timeout=30) == 0
 
     @nbray.remote

@@ -18,6 +18,7 @@ import pytest
 
 import nbray
 from nbray.common.config import Config
+from nbray.testing import Gate, wait_until
 from nbray.wire.connection import Connection
 from nbray.wire.connections import Connections
 from nbray.wire.reactor import Reactor
@@ -127,20 +128,29 @@ def test_a_time_limit_in_a_task_tears_nothing(cluster: Path) -> None:
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_handler_that_does_not_raise_ends_no_wait(
-    cluster: Path, handling: Callable[..., None], signum: int
+    cluster: Path, handling: Callable[..., None], signum: int, tmp_path: Path
 ) -> None:
     came: list[Any] = []
     handling(signum, lambda number, frame: came.append((number, type(frame).__name__)))
-    slow = nbray.remote(lambda: time.sleep(0.6) or "done")
-    timer = threading.Timer(0.2, os.kill, (os.getpid(), signum))
-    ref = slow.remote()
-    timer.start()
+    slow = nbray.remote(lambda gate: gate.wait_here() or "done")
+
+    def send(gate: Gate, count: int) -> None:
+        """The task ends when the signal has been handled, while somebody waits for it."""
+        gate.wait_for(1)
+        time.sleep(0.1)
+        os.kill(os.getpid(), signum)
+        wait_until(lambda: len(came) == count, "the handler")
+        gate.open()
+
+    gates = [Gate(tmp_path), Gate(tmp_path)]
+    ref = slow.remote(gates[0])
     assert nbray.wait([ref], timeout=0.01)[0] == []
+    threading.Thread(target=send, args=(gates[0], 1)).start()
     assert nbray.get(ref) == "done"
     assert came == [(signum, "frame")]
-    ref = slow.remote()
-    threading.Timer(0.2, os.kill, (os.getpid(), signum)).start()
-    assert nbray.wait([ref], timeout=20) == ([ref], [])
+    ref = slow.remote(gates[1])
+    threading.Thread(target=send, args=(gates[1], 2)).start()
+    assert nbray.wait([ref], timeout=60) == ([ref], [])
     assert len(came) == 2
     assert nbray.get(echo.remote(1), timeout=20) == 1
     assert signal.getsignal(signum) not in (signal.SIG_DFL, signal.SIG_IGN)
@@ -166,7 +176,8 @@ def test_several_signals_at_once_all_reach_their_handlers(
     threading.Timer(0.2, send).start()
     with pytest.raises(KeyboardInterrupt):
         nbray.get(nbray.remote(lambda: time.sleep(30)).remote())
-    assert sorted(came) == ["int", "usr1", "usr2"]
+    # The one that raises may be handled before the last one is sent.
+    wait_until(lambda: sorted(came) == ["int", "usr1", "usr2"], "all of them")
     assert nbray.get(echo.remote(1), timeout=20) == 1
 
 

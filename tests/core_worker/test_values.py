@@ -86,7 +86,7 @@ def test_a_get_that_is_answered_at_once_gives_no_cpu_away(
 
     refs = [nbray.put(i) for i in range(10)]
     # An owner that is busy answers late: then the CPU is better with others.
-    assert not all(is_given_away(attempt) for attempt in range(5))
+    assert not all(is_given_away(attempt) for attempt in range(50))
 
 
 def test_refs_are_of_something() -> None:

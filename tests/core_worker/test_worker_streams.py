@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.terminal import Terminal
 
 import nbray
 from nbray.driver import output
@@ -29,19 +30,16 @@ def run(code: str) -> Any:
     return found.get("r")
 
 
-def printed(capfd: pytest.CaptureFixture[str], code: str, *expected: str) -> None:
+def printed(terminal: Terminal, code: str, *expected: str) -> None:
     """Run code in a task; these lines arrive, in this order."""
     nbray.get(run.remote(code + "\nprint('the end')"), timeout=30)
-    seen = ""
 
-    def arrived() -> bool:
-        nonlocal seen
-        found = capfd.readouterr()
-        seen += found.out + found.err
-        return all(line in seen for line in ("the end", *expected))
+    def lines_of_it() -> list[str]:
+        seen = (terminal.out + terminal.err).splitlines()
+        return [line.split(") ", 1)[1] for line in seen if line.startswith("(run")]
 
-    wait_until(arrived, "the last line")
-    lines = [line.split(") ", 1)[1] for line in seen.splitlines() if line.startswith("(run")]
+    wait_until(lambda: {"the end", *expected} <= set(lines_of_it()), "the last line")
+    lines = lines_of_it()
     if any(below in code for below in ("raw", "subprocess")):  # which the log alone knows at first
         assert sorted(lines) == sorted([*expected, "the end"])
     else:
@@ -84,16 +82,16 @@ def test_a_stream_has_what_a_file_has(cluster: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_is_written_arrives_in_order(
-    cluster: Path, capfd: pytest.CaptureFixture[str], code: str, expected: list[str]
+    cluster: Path, terminal: Terminal, code: str, expected: list[str]
 ) -> None:
-    printed(capfd, code, *expected)
+    printed(terminal, code, *expected)
 
 
 def test_what_a_task_leaves_in_a_stream_of_its_own_arrives_at_its_end(
-    cluster: Path, capfd: pytest.CaptureFixture[str]
+    cluster: Path, terminal: Terminal
 ) -> None:
     code = "sys.stdout = io.TextIOWrapper(sys.stdout.buffer, write_through=False); print('kept')"
-    printed(capfd, code, "kept")
+    printed(terminal, code, "kept")
     nbray.get(run.remote("sys.stdout = sys.__stdout__"))
 
 

@@ -54,7 +54,7 @@ def test_readers_of_quiet_logs_who_have_gone_hold_up_nobody(context: NbrayContex
     wait_until(lambda: len(session.read_info()["pids"]) > 2, "the session to tell of the dashboard")
     dashboard = psutil.Process(session.read_info()["pids"][2])
     dashboard.terminate()
-    wait_until(lambda: not dashboard.is_running() or dashboard.status() == "zombie", "its end", 4.0)
+    wait_until(lambda: not dashboard.is_running() or dashboard.status() == "zombie", "its end", 30)
 
 
 def test_of_a_log_with_long_lines_the_last_ones_are_shown(context: NbrayContext) -> None:

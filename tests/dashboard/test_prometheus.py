@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from support.ports import free_port
 from support.web import bearer, fetch
 
 import nbray
@@ -103,8 +103,7 @@ def prometheus(folder: Path, config: dict[str, Any]) -> Iterator[str]:
     """A Prometheus with that configuration; yields its URL."""
     assert PROMETHEUS is not None
     (folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        place = f"127.0.0.1:{free.getsockname()[1]}"
+    place = f"127.0.0.1:{free_port()}"
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(
             [PROMETHEUS, f"--config.file={folder / 'prometheus.yml'}",

@@ -14,13 +14,20 @@ from nbray.debugging.working import working
 def _seen_from_a_thread(seconds: float = 0.3) -> Counter[str]:
     """As a worker is looked at: by a thread, while the main one works."""
     found: list[Counter[str]] = []
-    thread = threading.Thread(target=lambda: found.append(working(seconds, 100)))
+    begun = threading.Event()
+
+    def look() -> None:
+        begun.wait()
+        found.append(working(seconds, 100))
+
+    thread = threading.Thread(target=look)
     thread.start()
-    _sums(thread)
+    _sums(thread, begun)
     return found[0]
 
 
-def _sums(until: threading.Thread) -> None:
+def _sums(until: threading.Thread, begun: threading.Event) -> None:
+    begun.set()
     while until.is_alive():
         sum(range(1000))
 
@@ -34,15 +41,17 @@ def test_times_are_of_the_users_frames_and_make_up_what_passed() -> None:
 
 
 def test_a_pool_that_has_nothing_to_do_is_not_shown_and_one_that_works_is() -> None:
-    over = threading.Event()
+    begun, over = threading.Event(), threading.Event()
 
     def digs() -> None:
+        begun.set()
         while not over.is_set():
             time.sleep(0.001)
 
     with ThreadPoolExecutor(2, "idlers") as idle, ThreadPoolExecutor(1, "diggers") as busy:
         idle.submit(int).result()
         work = busy.submit(digs)
+        begun.wait()
         counts = _seen_from_a_thread()
         over.set()
         work.result()

@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import pytest
+from support.terminal import Terminal
 
 import nbray
 from nbray.exceptions import NbraySystemError
@@ -24,7 +24,7 @@ CHILDREN = 40
 
 
 def test_the_children_of_a_task_print_while_its_threads_print(
-    cluster: Path, capfd: pytest.CaptureFixture[str]
+    cluster: Path, terminal: Terminal
 ) -> None:
     @nbray.remote
     def fork_and_print() -> list[int]:
@@ -60,9 +60,7 @@ def test_the_children_of_a_task_print_while_its_threads_print(
     assert nbray.get(fork_and_print.remote()) == [0] * CHILDREN
 
 
-def test_what_a_fork_of_a_task_prints_reaches_the_driver(
-    cluster: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_what_a_fork_of_a_task_prints_reaches_the_driver(cluster: Path, terminal: Terminal) -> None:
     @nbray.remote
     def fork_and_print() -> int:
         print("the parent before")
@@ -75,18 +73,16 @@ def test_what_a_fork_of_a_task_prints_reaches_the_driver(
         return status
 
     assert nbray.get(fork_and_print.remote()) == 0
-    seen = ""
 
     def printed() -> bool:
-        nonlocal seen
-        seen += capfd.readouterr().out
-        return all(text in seen for text in ("the parent before", "the child", "the parent after"))
+        said = ("the parent before", "the child", "the parent after")
+        return all(text in terminal.out for text in said)
 
     wait_until(printed, "what parent and child printed")
 
 
 def test_children_that_outlive_their_task_are_heard(
-    cluster: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path
+    cluster: Path, terminal: Terminal, tmp_path: Path
 ) -> None:
     @nbray.remote
     def leave(gate: str) -> None:
@@ -101,12 +97,9 @@ def test_children_that_outlive_their_task_are_heard(
     nbray.get(leave.remote(str(tmp_path / "gate")))
     threading.Event().wait(1.5)  # longer than a log is looked at without a reason
     (tmp_path / "gate").touch()
-    seen = ""
 
     def heard() -> bool:
-        nonlocal seen
-        seen += capfd.readouterr().out
-        return "the subprocess" in seen and "the fork" in seen
+        return "the subprocess" in terminal.out and "the fork" in terminal.out
 
     wait_until(heard, "what they print")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.terminal import Terminal
 
 import nbray
 from nbray import LoggingConfig
@@ -66,7 +67,7 @@ class Actor:
 
 
 def test_json_lines_of_tasks_actors_and_driver_say_where_they_are_from(
-    session_root: Path, capfd: pytest.CaptureFixture[str]
+    session_root: Path, terminal: Terminal
 ) -> None:
     config = LoggingConfig("JSON", "INFO", ["name", "levelno"])
     nbray.init(num_cpus=1, logging_config=config)
@@ -76,8 +77,8 @@ def test_json_lines_of_tasks_actors_and_driver_say_where_they_are_from(
     found: dict[str, dict[str, Any]] = {}
 
     def arrived() -> bool:
-        for line in capfd.readouterr().err.splitlines():
-            if "{" in line:
+        for line in terminal.err.splitlines(keepends=True):
+            if "{" in line and line.endswith("\n"):
                 record = json.loads(line[line.index("{") :])
                 found[record["message"]] = record
         return len(found) >= 5
@@ -101,19 +102,12 @@ def test_json_lines_of_tasks_actors_and_driver_say_where_they_are_from(
 
 
 def test_text_lines_have_the_same_behind_the_message(
-    session_root: Path, capfd: pytest.CaptureFixture[str]
+    session_root: Path, terminal: Terminal
 ) -> None:
     nbray.init(num_cpus=1, logging_config=LoggingConfig(log_level="INFO"))
     nbray.get(task.remote())
-    seen = ""
-
-    def arrived() -> bool:
-        nonlocal seen
-        seen += capfd.readouterr().err
-        return "failed" in seen
-
-    wait_until(arrived, "the lines")
-    (line,) = (line for line in seen.splitlines() if "of a task" in line)
+    wait_until(lambda: "failed" in terminal.err, "the lines")
+    (line,) = (line for line in terminal.err.splitlines() if "of a task" in line)
     assert "INFO test_logging_config.py:" in line and " -- of a task " in line
     assert "shown=5" in line and "task_name=task" in line and "timestamp_ns=" in line
 

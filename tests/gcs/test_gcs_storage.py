@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.redis import free_port
+from support.ports import free_port
 
 from nbray.gcs.storage import StorageError, Store, Table, open_store
 from nbray.gcs.storage.backend import Batch

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 from support.processes import kill_gcs
+from support.terminal import Terminal
 
 import nbray
 from nbray.cluster_utils import Cluster
@@ -224,9 +225,7 @@ def test_removal_ends_what_runs_and_what_waits(cluster: Path) -> None:
     all_is_free()
 
 
-def test_a_group_that_does_not_fit_waits_and_says_why(
-    cluster: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_group_that_does_not_fit_waits_and_says_why(cluster: Path, terminal: Terminal) -> None:
     del cluster
     first = placement_group([{"CPU": 2}])
     assert first.wait(40)
@@ -252,7 +251,7 @@ def test_a_group_that_does_not_fit_waits_and_says_why(
     with pytest.raises(NbraySystemError, match="removed"):
         first.wait(40)
     assert second.wait(40)
-    wait_until(lambda: "fits nowhere" in capsys.readouterr().err, "a warning", 40)
+    wait_until(lambda: "fits nowhere" in terminal.err, "a warning", 40)
     ready = never.ready()
     remove_placement_group(never)
     with pytest.raises(TaskPlacementGroupRemoved):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 from IPython.core.error import UsageError
 from support.kernel import running_kernel
+from support.ports import free_ports
 
 from nbray.jupyter_ext.commands.start_options import as_init_has_them, as_words, given_options
 from nbray.jupyter_ext.commands.table import COMMANDS
@@ -74,18 +74,12 @@ def test_a_password_does_not_stay_in_a_notebook_and_not_in_a_command_line(
     assert not any("secret" in word for word in as_words(None, _given("--detach")))
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @pytest.mark.slow
 def test_a_cluster_of_a_kernel_listens_where_a_line_says_and_ends_with_it(
     session_root: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "labels.yaml").write_text("zone: b\n")
-    gcs, raylet, dashboard = _free_port(), _free_port(), _free_port()
+    gcs, raylet, dashboard = free_ports(3)
     with running_kernel() as notebook:
         notebook.run("%load_ext nbray\nimport nbray")
         for wrong, told in (

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 from support.commands import command
+from support.ports import free_port
 from support.processes import kill_gcs, running, template_of
 from support.stopping import stand_still
 
@@ -252,8 +253,7 @@ def test_of_two_who_bring_a_head_back_at_once_one_is_told_so(session_root: Path)
 def test_a_start_that_fails_at_once_gives_its_ports_back(
     session_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
+    port = free_port()
     monkeypatch.setenv("NBRAY_TMPDIR", "/x" * 100)
     with pytest.raises(OSError, match="too long a path") as raised:
         start_head(NodeOptions(resources={"CPU": 1}), dashboard=DashboardOptions(True, port=port))

@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 from support.nodes import join_here
+from support.terminal import Terminal
 
 import nbray
 from nbray.launcher.local import RunningNode
@@ -80,19 +81,13 @@ def test_tasks_go_where_their_resource_is_and_where_room_is(second: RunningNode)
 
 
 def test_a_request_that_no_node_can_serve_warns_and_is_served_when_a_node_joins(
-    session_root: Path, capfd: pytest.CaptureFixture[str]
+    session_root: Path, terminal: Terminal
 ) -> None:
     nbray.init(num_cpus=1, object_store_memory=50 * MB)
     pending = where.options(resources={"late": 1}).remote()
-    said = ""
-
-    def warned() -> bool:
-        nonlocal said
-        said += capfd.readouterr().err
-        return "can ever serve {'CPU': 1.0, 'late': 1.0}" in said
-
-    wait_until(warned, "a warning at the driver")
-    assert "which lacks {'late': 1.0}" in said
+    said = "can ever serve {'CPU': 1.0, 'late': 1.0}"
+    wait_until(lambda: said in terminal.err, "a warning at the driver")
+    assert "which lacks {'late': 1.0}" in terminal.err
     late = join_here({"late": 1}, 50 * MB)
     try:
         assert nbray.get(pending, timeout=20) == late.node_id
@@ -101,7 +96,7 @@ def test_a_request_that_no_node_can_serve_warns_and_is_served_when_a_node_joins(
 
 
 def test_an_actor_that_no_node_can_serve_warns_its_driver(
-    session_root: Path, capfd: pytest.CaptureFixture[str]
+    session_root: Path, terminal: Terminal
 ) -> None:
     nbray.init(num_cpus=1, object_store_memory=50 * MB)
 
@@ -110,14 +105,8 @@ def test_an_actor_that_no_node_can_serve_warns_its_driver(
         pass
 
     handle = Far.remote()
-    said = ""
-
-    def warned() -> bool:
-        nonlocal said
-        said += capfd.readouterr().err
-        return bool(re.search(r"Actor Far: No node of the cluster can ever serve {.*'moon'", said))
-
-    wait_until(warned, "a warning at the driver")
+    said = r"Actor Far: No node of the cluster can ever serve {.*'moon'"
+    wait_until(lambda: re.search(said, terminal.err), "a warning at the driver")
     del handle
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.terminal import Terminal
 
 import nbray
 from nbray import ObjectRef
@@ -181,7 +182,7 @@ def test_log_once_says_yes_once() -> None:
 
 
 def test_output_of_an_actor_names_its_class_or_what_it_calls_itself(
-    cluster: Path, capfd: pytest.CaptureFixture[str]
+    cluster: Path, terminal: Terminal
 ) -> None:
     @nbray.remote
     class Plain:
@@ -198,13 +199,10 @@ def test_output_of_an_actor_names_its_class_or_what_it_calls_itself(
 
     plain, account = Plain.remote(), Account.remote()
     nbray.get([plain.say.remote(), account.say.remote()], timeout=30)
-    shown = ""
 
     def both() -> bool:
-        nonlocal shown
-        shown += capfd.readouterr().out
-        return "plain speaks" in shown and "account speaks" in shown
+        return "plain speaks" in terminal.out and "account speaks" in terminal.out
 
     wait_until(both, "the lines of both actors")
-    assert "(Plain pid=" in shown
-    assert "(Account(7) pid=" in shown
+    assert "(Plain pid=" in terminal.out
+    assert "(Account(7) pid=" in terminal.out

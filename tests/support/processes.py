@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -23,5 +24,8 @@ def kill_gcs(root: Path) -> None:
 
 def template_of(raylet: psutil.Process) -> psutil.Process:
     """The process whose forks are the workers of a raylet."""
-    name = "nbray.core_worker.run.template"
-    return next(child for child in raylet.children() if name in child.cmdline())
+    for child in raylet.children():
+        with suppress(psutil.NoSuchProcess):  # another child, which has just ended
+            if "nbray.core_worker.run.template" in child.cmdline():
+                return child
+    raise AssertionError("the raylet has no template")

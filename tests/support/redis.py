@@ -11,14 +11,9 @@ from collections.abc import Iterator
 import pytest
 
 from nbray.testing import wait_until
+from support.ports import free_port
 
 NO_REDIS = shutil.which("redis-server") is None
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from nbray.testing import wait_until
+from support.ports import free_ports
 
 ODD_PARTITION = "gpu-a100.long_1+x@y%j"
 _NEEDED = ("sbatch", "squeue", "/usr/sbin/munged", "/usr/sbin/slurmctld", "/usr/sbin/slurmd")
@@ -48,7 +49,7 @@ class Slurm:
         self._seen = seen or base
         self._host = host or socket.gethostname()
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
-        ports = _free_ports(count + 1)
+        ports = free_ports(count + 1)
         self._conf = self._seen / "slurm.conf"
         self._write_configuration(ports)
 
@@ -185,17 +186,6 @@ class Slurm:
         lines.append(f"PartitionName={ODD_PARTITION} Nodes={nodes} MaxTime=INFINITE State=UP")
         (self.base / "slurm.conf").write_text("\n".join(lines) + "\n")
         (self.base / "cgroup.conf").write_text("CgroupPlugin=autodetect\n")
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody has at the moment."""
-    sockets = [socket.socket() for _ in range(count)]
-    for sock in sockets:
-        sock.bind(("127.0.0.1", 0))
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
 
 
 @contextmanager

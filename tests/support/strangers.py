@@ -18,10 +18,11 @@ def eavesdropper() -> Iterator[tuple[str, list[bytes]]]:
         with contextlib.suppress(OSError):  # the end of the listener
             while True:
                 sock, _ = listener.accept()
-                sock.settimeout(0.5)
+                sock.settimeout(10.0)  # a caller may be slow to begin
                 with sock, contextlib.suppress(OSError):
                     while data := sock.recv(65536):
                         heard.append(data)
+                        sock.settimeout(0.5)
 
     thread = threading.Thread(target=listen)
     thread.start()
