@@ -114,8 +114,10 @@ class RunningNode:
         """Whether all processes that were started here live."""
         import psutil
 
-        return all(
-            psutil.pid_exists(child.pid)
-            and psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE
-            for child in self.children
-        )
+        try:
+            return all(
+                psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE
+                for child in self.children
+            )
+        except psutil.NoSuchProcess:
+            return False

@@ -34,13 +34,13 @@ class Look:
 
     Each file and each folder is asked for its times and size. Where that takes long, with thousands
     of files, it is not done again within three times as long: so ten thousand submissions do not
-    wait for ten thousand looks.
+    wait for ten thousand looks. One that took long once did not run meanwhile, on a busy machine.
     """
 
     def __init__(self) -> None:
         self._stamps: dict[str, _Stamp] = {}
         self._seen = 0.0
-        self._seconds = 0.0
+        self._seconds = self._last_s = 0.0
         self._is_fresh = False
 
     def note(self, path: str | Path) -> None:
@@ -59,7 +59,8 @@ class Look:
             return False
         changed = any(_stamp(path) != stamp for path, stamp in self._stamps.items())
         self._seen = time.perf_counter()
-        self._seconds = self._seen - began
+        before, self._last_s = self._last_s, self._seen - began
+        self._seconds = min(before, self._last_s)
         return changed
 
 

@@ -513,3 +513,24 @@ def test_what_may_not_be_run_again_is_never_pushed_behind_another() -> None:
 def test_nothing_is_pushed_behind_what_may_not_be_run_again() -> None:
     """If its worker dies of the one behind, its reply may be lost."""
     assert pushed_at_once([0, 3, 3]) == 1
+
+
+def test_a_worker_that_others_wait_for_goes_back_when_another_has_taken_what_it_came_for() -> None:
+    """It is idle from the start, and no task of it ends by which that would be noticed."""
+    submitter = Submitter(Cluster(), 1)
+    tasks = submitter.tasks
+    first = submitter.submit(SHAPES[0], 3)
+    second = submitter.submit(SHAPES[0], 3)
+    tasks.dispatch()
+    asked = [x.request.request_id for x in submitter.decisions if isinstance(x, d.AskLease)]
+    workers = [Address(bytes([number]) * 28, NODE, "", "", 0) for number in range(2)]
+    tasks.granted(NODE, m.LeaseGranted(asked[0], 1, workers[0]), 0.0)
+    tasks.dispatch()
+    submitter.done(m.TaskDone(first, [], 0.0001))
+    tasks.granted(NODE, m.LeaseGranted(asked[1], 2, workers[1], wanted=True), 0.0)
+    submitter.decisions.clear()
+    tasks.dispatch()
+    (pushed,) = [x for x in submitter.decisions if isinstance(x, d.Push)]
+    assert (pushed.worker, [task.task_id for task in pushed.tasks]) == (workers[0], [second])
+    back = [x.message for x in submitter.decisions if isinstance(x, d.ToRaylet)]
+    assert back == [m.ReturnLease(2)]

@@ -16,6 +16,7 @@ import psutil
 import pytest
 from support.commands import command
 from support.processes import kill_gcs, running
+from support.stopping import stand_still
 
 import nbray
 from nbray.common.config import Config
@@ -91,8 +92,7 @@ def test_a_head_node_that_crashed_is_brought_back_by_hand(detached: Path) -> Non
     assert refused.returncode == 1
     assert "runs: its raylet is pid" in refused.stderr
     for name in ("nbray.raylet", "nbray.gcs"):
-        for process in running(detached, name):
-            process.kill()
+        kill_all(running(detached, name))
     wait_until(lambda: not processes_of(detached), "the workers to leave", 30)
     back = command("start", "--head", "--num-cpus=2", f"--session={detached}")
     assert back.returncode == 0, back.stderr
@@ -226,7 +226,7 @@ def test_deaths_while_there_was_no_gcs_are_heard_of(cluster: Path) -> None:
     mortal = Counter.options(name="mortal").remote()
     pids = nbray.get([restarted.pid.remote(), mortal.pid.remote()], timeout=30)
     (gcs,) = running(cluster, "nbray.gcs")
-    gcs.suspend()  # so that the deaths are reported to nobody
+    stand_still(gcs.pid)  # so that the deaths are reported to nobody
     for pid in pids:
         psutil.Process(pid).kill()
     wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids), "the workers to end")

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 from support.processes import kill_gcs
+from support.stopping import stand_still
 from support.terminal import Terminal
 
 import nbray
@@ -93,7 +94,7 @@ def test_a_group_takes_its_resources_and_gives_them_back(cluster: Path) -> None:
     del cluster
     group = placement_group([{"CPU": 1}, {"custom": 0.5}])
     assert nbray.get(group.ready(), timeout=40) == group
-    assert nbray.wait([group.ready()], timeout=40)[0] and group.wait(0.5)
+    assert nbray.wait([group.ready()], timeout=40)[0] and group.wait(40)
     assert group.bundle_count == 2 and group.bundle_specs == [{"CPU": 1}, {"custom": 0.5}]
     wait_until(lambda: nbray.available_resources().get("CPU") == 1, "the CPU is taken")
     row = table(group)
@@ -232,6 +233,10 @@ def test_a_group_that_does_not_fit_waits_and_says_why(cluster: Path, terminal: T
     second = placement_group([{"CPU": 1}])
     never = placement_group([{"CPU": 100}])
     assert not second.wait(0.2)
+    wait_until(
+        lambda: all(table(group)["stats"]["scheduling_attempt"] for group in (second, never)),
+        "a look for a place",
+    )
     rows = {row.placement_group_id: row for row in list_placement_groups(detail=True)}
     assert rows[first.id.hex()].state == "CREATED"
     assert rows[first.id.hex()].bundles is not None
@@ -336,7 +341,7 @@ def test_groups_that_are_removed_before_a_node_has_reported_give_all_back(
     ]
     assert all(group.wait(60) for group in groups)
     raylet = psutil.Process(next(iter(nodes.worker_nodes)).children[-1].pid)
-    raylet.suspend()
+    stand_still(raylet.pid)
     try:
         kill_gcs(session_root)
         for group in groups:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.commands import command
+from support.processes import have_ended
 
 from nbray.job_submission import JobSubmissionClient
 from nbray.testing import own_sessions, wait_until
@@ -104,4 +105,4 @@ def test_a_running_job_is_stopped_with_all_that_it_started(head: Path) -> None:
     )
     wait_until(lambda: "up" in client.get_job_logs("r"), "it to begin")
     assert "Job 'r' was stopped" in command("job", "stop", "r").stdout
-    assert not Path(f"/proc/{mark.read_text().strip()}").exists(), "a daemon of it is left"
+    assert have_ended([int(mark.read_text())]), "a daemon of it is left"

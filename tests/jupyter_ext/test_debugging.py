@@ -63,7 +63,7 @@ def test_breakpoint_stops_in_the_cell_and_steps(notebook: Notebook) -> None:
     assert "('i is', 0)" in cell.printed
     assert "at 0\n" in cell.printed
     assert "at 7\n" in cell.printed
-    assert cell.results[-1] == "'done'"
+    assert cell.result == "'done'"
 
 
 def test_tasks_at_breakpoints_queue_and_one_command_passes_all(notebook: Notebook) -> None:
@@ -72,7 +72,7 @@ def test_tasks_at_breakpoints_queue_and_one_command_passes_all(notebook: Noteboo
         "nbray.get([stops.remote(i) for i in range(8)])", ["p 'q is', q", "c", "ca"]
     )
     assert "('q is', 0)" in cell.printed
-    assert cell.results[-1] == "[0, 10, 20, 30, 40, 50, 60, 70]"
+    assert cell.result == "[0, 10, 20, 30, 40, 50, 60, 70]"
 
 
 def test_an_interrupt_at_the_prompt_ends_the_cell_and_its_tasks(notebook: Notebook) -> None:

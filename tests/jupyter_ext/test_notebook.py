@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 from support.kernel import Notebook, notebook
@@ -37,13 +38,16 @@ def test_functions_and_classes_come_home(notebook: Notebook) -> None:
     assert notebook.run("rate = 5\nf(1), a.m(), type(a) is A").result == "(5, 50, True)"
 
 
-def test_remote_cells_feed_each_other_without_blocking(notebook: Notebook) -> None:
+def test_remote_cells_feed_each_other_without_blocking(notebook: Notebook, tmp_path: Path) -> None:
+    go = tmp_path / "go"
     first = notebook.run(
-        "%%remote --noblock\nimport time\ntime.sleep(0.5)\nprint('late')\nx = 20\nx"
+        f"%%remote --noblock\nimport os, time\nwhile not os.path.exists({str(go)!r}):\n"
+        "    time.sleep(0.01)\nprint('late')\nx = 20\nx"
     )
     assert first.idle and not first.printed
     notebook.run("%%remote --noblock\ny = x + 1")
     assert notebook.run("type(globals()['y']).__name__").result == "'RemoteValue'"
+    go.touch()
     notebook.run("def use():\n    return y * 2")
     last = notebook.run("use()")
     assert last.result == "42"

@@ -96,7 +96,7 @@ def test_an_interrupt_of_a_plain_cell_stops_its_tasks_and_no_others(notebook: No
         "import nbray, time\n@nbray.remote\ndef doze(i):\n    time.sleep(60)\n"
         "@nbray.remote(num_cpus=0)\ndef other():\n    time.sleep(4)\n    return 'other'"
     )
-    notebook.run("kept = other.remote()")
+    notebook.run("%nbray config interrupt_grace 30\nkept = other.remote()")
     cell = notebook.start(
         "refs = [doze.remote(i) for i in range(50)]\nprint('in')\nnbray.get(refs)"
     )
@@ -136,15 +136,18 @@ def test_the_second_interrupt_kills_the_workers_of_a_plain_cell(notebook: Notebo
     assert notebook.run("%remote 1 + 1").result == "2"
 
 
-def test_a_detached_cell_goes_on(notebook: Notebook) -> None:
+def test_a_detached_cell_goes_on(notebook: Notebook, tmp_path: Path) -> None:
+    go = tmp_path / "go"
     cell = notebook.start(
-        "%%remote --on-interrupt detach\nprint('begun')\nimport time\ntime.sleep(2)\n"
+        f"%%remote --on-interrupt detach\nprint('begun')\nimport os, time\n"
+        f"while not os.path.exists({str(go)!r}):\n    time.sleep(0.01)\n"
         "print('ended')\nz = 9\nz"
     )
     notebook.wait(lambda: "begun" in cell.printed, "the start of the cell")
     notebook.manager.interrupt_kernel()
     notebook.wait(lambda: cell.idle, "the prompt")
     assert f"{cell.label} goes on in the cluster" in cell.error
+    go.touch()
     assert notebook.run("z").result == "9"
     notebook.wait(lambda: "ended" in cell.printed, "the late output")
     notebook.wait(lambda: "9" in cell.results, "the late result")

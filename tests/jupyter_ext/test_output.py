@@ -310,6 +310,7 @@ def test_5_1_rich_display_reaches_the_cell(notebook: Notebook) -> None:
         timeout=60,
     )
     assert not cell.error
+    notebook.wait(lambda: "after" in cell.printed, "what is printed last")
     shown = [
         (name, content)
         for name, content in cell.messages

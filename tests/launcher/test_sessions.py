@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import psutil
 import pytest
 from support.commands import command
 from support.processes import running
-from support.stopping import stand_still
+from support.stopping import wait_until_still
 
 import nbray
 from nbray.common import session_roots
@@ -218,26 +219,41 @@ def test_a_start_on_a_full_disk_says_so_and_leaves_nothing(
         disk.rmdir()
 
 
-def _start_until(seen: Callable[[], bool], what: str) -> subprocess.Popen[bytes]:
-    program = "import sys; sys.argv[0] = 'nbray'; from nbray.cli import main; main()"
-    start = subprocess.Popen([sys.executable, "-c", program, "start", "--head", "--port=0"])
-    wait_until(seen, what)
-    return start
+STARTS = """
+import importlib, os, sys
+from nbray.cli import main
+from nbray.launcher import local
+
+step, number = sys.argv[1], int(sys.argv[2])
+
+def signalled(*_):
+    os.kill(os.getpid(), number)
+
+if step == "while they come up":
+    importlib.import_module("nbray.cli.start")._import_console = signalled
+else:
+    setattr(local, step, signalled)
+sys.argv = ["nbray", "start", "--head", "--port=0"]
+main()
+"""
 
 
-def _killed_start(seen: Callable[[], bool], what: str) -> None:
-    start = _start_until(seen, what)
-    start.kill()
-    start.wait()
+def _start(step: str, number: signal.Signals) -> subprocess.Popen[bytes]:
+    """``nbray start``, which gets a signal at that step."""
+    return subprocess.Popen([sys.executable, "-c", STARTS, step, str(int(number))])
+
+
+def _killed_start(step: str) -> None:
+    assert _start(step, signal.SIGKILL).wait() == -signal.SIGKILL
 
 
 def test_a_start_that_was_killed_in_the_middle_can_be_stopped(
     session_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    _killed_start(lambda: any(session_root.glob("*/sockets/raylet-*")), "the raylet to listen")
+    _killed_start("_write_info")
     (folder,) = session_root.iterdir()
-    assert not (folder / "session.json").exists()
+    assert any(folder.glob("sockets/raylet-*")) and not (folder / "session.json").exists()
     assert command("stop").returncode == 0
     assert not processes_of(session_root) and not list(session_root.iterdir())
 
@@ -245,8 +261,9 @@ def test_a_start_that_was_killed_in_the_middle_can_be_stopped(
 def test_a_start_that_stands_still_is_no_start_that_was_killed(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start = _start_until(lambda: bool(running(home, "nbray.raylet")), "the raylet")
-    stand_still(start.pid)
+    start = _start("while they come up", signal.SIGSTOP)
+    wait_until_still(start.pid)
+    wait_until(lambda: running(home, "nbray.raylet"), "the raylet")
     assert command("stop").stdout == "No node to stop.\n", "it may still be starting"
     monkeypatch.setenv("NBRAY_START_TIMEOUT_S", "0.01")
     assert command("stop").stdout == "Stopped 1 node(s).\n"
@@ -258,12 +275,9 @@ def test_a_start_that_stands_still_is_no_start_that_was_killed(
 def test_a_start_that_was_killed_at_once_leaves_no_raylet(
     session_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def raylets() -> list[psutil.Process]:
-        return [p for p in processes_of(session_root) if "nbray.raylet" in p.info["cmdline"]]
-
     monkeypatch.setenv("HOME", str(tmp_path))
-    _killed_start(lambda: bool(raylets()), "the raylet, which waits for the GCS")
-    wait_until(lambda: not raylets(), "its end")
+    _killed_start("while they come up")
+    wait_until(lambda: not running(session_root, "nbray.raylet"), "the end of the raylet")
     assert command("stop").returncode == 0
     assert not processes_of(session_root) and not list(session_root.iterdir())
 

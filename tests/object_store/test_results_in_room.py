@@ -47,7 +47,7 @@ def with_room(number: int) -> tuple[np.ndarray, bool]:
 def stream(count: int, path: str, dies: bool = False) -> Iterator[np.ndarray]:
     for number in range(count):
         yield np.full(SIZE, number % 251, np.uint8)
-    assert has_room()
+    wait_until(has_room, "room to be lent")
     Path(path).write_text(str(os.getpid()))
     if dies:
         time.sleep(3600)
@@ -108,7 +108,7 @@ def test_a_burst_of_results_is_right_and_leaves_nothing_whoever_frees_it(
 ) -> None:
     found = nbray.get([with_room.remote(number) for number in range(60)])
     assert all(is_right(value, number) for number, (value, _) in enumerate(found))
-    assert found[-1][1], "no room was lent"
+    assert any(room for _, room in found), "no room was lent"
     for number in range(60):
         make.remote(number)  # nobody keeps the ref
     kept = [make.remote(number) for number in range(60)]

@@ -378,7 +378,7 @@ def test_a_killed_raylet_leaves_nothing_on_the_disk(session_root: Path, tmp_path
 def test_a_full_disk_is_said_and_nothing_is_lost(
     small_disk: Path, session_root: Path, monkeypatch: pytest.MonkeyPatch, threshold: str
 ) -> None:
-    monkeypatch.setenv("NBRAY_STORE_FULL_WAIT_S", "0.5")
+    monkeypatch.setenv("NBRAY_STORE_FULL_WAIT_S", "2")
     monkeypatch.setenv("NBRAY_LOCAL_FS_CAPACITY_THRESHOLD", threshold)
     nbray.init(num_cpus=1, object_store_memory=STORE, object_spilling_directory=str(small_disk))
     refs = []

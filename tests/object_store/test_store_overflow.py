@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from support.nodes import MB
+from support.processes import running
 
 import nbray
 from nbray.cluster_utils import Cluster
@@ -43,19 +42,10 @@ def files_mapped_here() -> str:
     return "\n".join(line for line in lines if "nbray-spilled" in line)
 
 
-def raylet() -> psutil.Process:
-    pattern = re.compile(r"nbray\.raylet")
-    return next(
-        child
-        for child in psutil.Process().children(recursive=True)
-        if any(pattern.search(part) for part in child.cmdline())
-    )
-
-
-def open_spill_files() -> int:
+def open_spill_files(root: Path) -> int:
     """How many files of values the raylet holds open; its sockets come and go with workers."""
-    count = 0
-    for link in Path(f"/proc/{raylet().pid}/fd").iterdir():
+    count, (raylet,) = 0, running(root, "nbray.raylet")
+    for link in Path(f"/proc/{raylet.pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # closed since it was listed
             count += "nbray-spilled" in os.readlink(link)
     return count
@@ -142,11 +132,11 @@ def test_small_values_share_files(session_root: Path) -> None:
     held = nbray.get([nbray.put(array(150_000)) for _ in range(250)])
     refs = [nbray.put(array(150_000)) for _ in range(250)]
     assert all(is_right(value, 150_000) for value in nbray.get(refs))
-    assert 0 < open_spill_files() < 50
+    assert 0 < open_spill_files(session_root) < 50
     assert len(held) == 250
     del refs, held
     wait_until(lambda: stats("store_spilled") == 0, "the files to be freed")
-    wait_until(lambda: open_spill_files() == 0, "the files to be closed")
+    wait_until(lambda: open_spill_files(session_root) == 0, "the files to be closed")
 
 
 def test_a_writer_that_is_killed_leaves_no_file(session_root: Path) -> None:

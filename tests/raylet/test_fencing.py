@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support.nodes import join_here
+from support.stopping import stand_still
 
 import nbray
 from nbray.common.config import Config
@@ -32,10 +33,17 @@ SHORT = {"PERIOD_S": "0.4", "TIMEOUT_S": "0.4", "FAILURE_THRESHOLD": "3"}
 
 
 @pytest.fixture
-def other(session_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningNode]:
-    """A node beside the head, with the resource "far", and a GCS of little patience."""
+def other(
+    session_root: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[RunningNode]:
+    """A node beside the head, with the resource "far", and a GCS of little patience.
+
+    A parameter says how many health checks it may leave unanswered, if not three.
+    """
     for name, value in SHORT.items():
         monkeypatch.setenv(f"NBRAY_HEALTH_CHECK_{name}", value)
+    if hasattr(request, "param"):
+        monkeypatch.setenv("NBRAY_HEALTH_CHECK_FAILURE_THRESHOLD", str(request.param))
     nbray.init(num_cpus=1, object_store_memory=64 << 20)
     node = join_here({"far": 1})
     yield node
@@ -78,13 +86,14 @@ def test_a_node_that_was_away_too_long_is_dead_and_leaves(
     assert "declared this node dead" in other.session.log_path("raylet.log").read_text()
 
 
+@pytest.mark.parametrize("other", [30], indirect=True)  # a moment may be long on a busy machine
 def test_a_node_that_was_away_for_a_moment_comes_back(other: RunningNode, tmp_path: Path) -> None:
     marks = tmp_path / "marks"
     actor = Where.options(resources={"far": 0.0001}).remote(marks)
     nbray.get(actor.node.remote(), timeout=30)
     raylet = psutil.Process(other.children[-1].pid)
-    raylet.suspend()
-    time.sleep(1.0)  # half of what the GCS grants
+    stand_still(raylet.pid)
+    time.sleep(1.5)  # in which it is asked for the first time
     raylet.resume()
     assert nbray.get(actor.node.remote(), timeout=30) == other.node_id
     assert other.node_id in alive()
@@ -124,7 +133,7 @@ def test_a_raylet_that_has_ended_is_known_at_once(session_root: Path) -> None:
     node = join_here()
     raylet = psutil.Process(node.children[-1].pid)
     raylet.kill()
-    wait_until(lambda: node.node_id not in alive(), "the node to be dead", 5)
+    wait_until(lambda: node.node_id not in alive(), "the node to be dead")
     assert cause_of_death(node) == f"its raylet, pid {raylet.pid}, has ended"
     node.stop()
 
@@ -275,7 +284,7 @@ def test_a_killed_actor_begins_anew_only_when_its_process_has_ended(
     (home,) = [node for node in nodes if node.node_id == where]
     process = psutil.Process(int(marks.read_text()))
     raylet = psutil.Process(home.children[-1].pid)
-    raylet.suspend()
+    stand_still(raylet.pid)  # else it may still end the actor
     nbray.kill(actor, no_restart=False)
     wait_until(lambda: "RESTARTING" in {row.state for row in list_actors()}, "the kill")
     time.sleep(1)  # in which another node could have made it

@@ -19,7 +19,7 @@ from support.terminal import Terminal
 
 import nbray
 from nbray.launcher.local import RunningNode
-from nbray.testing import kill_node, wait_until
+from nbray.testing import Gate, kill_node, wait_until
 from nbray.util.scheduling_strategies import (
     Exists,
     In,
@@ -70,13 +70,24 @@ def home_objects(second: RunningNode) -> float:
     return float(row["Stats"]["objects"])
 
 
-def test_tasks_go_where_their_resource_is_and_where_room_is(second: RunningNode) -> None:
+def test_tasks_go_where_their_resource_is_and_where_room_is(
+    second: RunningNode, tmp_path: Path
+) -> None:
     far = where.options(resources={"far": 1})
     assert nbray.get(far.remote(), timeout=30) == second.node_id
     wait_until(lambda: nbray.available_resources().get("CPU") == 3, "all CPUs to be free")
-    places = nbray.get([where.remote(0.5) for _ in range(3)], timeout=30)
-    assert second.node_id in places
-    assert len(set(places)) == 2
+    gate = Gate(tmp_path)
+
+    @nbray.remote
+    def where_at_once() -> str:
+        gate.wait_here()
+        return nbray.get_runtime_context().get_node_id()
+
+    refs = [where_at_once.remote() for _ in range(3)]
+    gate.wait_for(3)
+    gate.open()
+    places = nbray.get(refs, timeout=30)
+    assert sorted(places) == sorted([home_id(second), second.node_id, second.node_id])
     wait_until(lambda: nbray.available_resources().get("CPU") == 3, "all CPUs to be given back")
 
 

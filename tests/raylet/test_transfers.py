@@ -250,12 +250,15 @@ def test_a_value_on_disk_that_cannot_be_mapped_now_is_held_for_nobody(tmp_path: 
 def test_a_part_whose_connection_is_cut_comes_again() -> None:
     async def case(store: Store, receiver: Callable[..., ObjectReceiver]) -> None:
         one, target = receiver(), bytearray(SIZE)
-        view = memoryview(target)
-        fetching = asyncio.create_task(one.fetch(request(), view))
-        await until(lambda: bool(store.asked))
-        for sock in list(one._busy):
-            sock.shutdown(socket.SHUT_RDWR)
-        await fetching
+
+        async def cut_at_first(asked: Request) -> Answer:
+            if not store.asked:
+                for sock in list(one._busy):
+                    sock.shutdown(socket.SHUT_RDWR)
+            return await store.part(asked)
+
+        store.answer = cut_at_first
+        await one.fetch(request(), memoryview(target))
         assert target == store.data
         assert len(store.asked) >= 2
 
@@ -289,11 +292,14 @@ def test_an_object_is_held_until_its_bytes_have_arrived() -> None:
 def test_a_reader_that_ends_holds_nothing() -> None:
     async def case(store: Store, receiver: Callable[..., ObjectReceiver]) -> None:
         one, target = receiver(), bytearray(SIZE)
-        fetching = asyncio.create_task(one.fetch(request(), memoryview(target)))
-        await until(lambda: bool(store.asked))
-        one.close()
+
+        async def end(asked: Request) -> Answer:
+            one.close()
+            return await store.part(asked)
+
+        store.answer = end
         with pytest.raises(TransferError):
-            await fetching
+            await one.fetch(request(), memoryview(target))
 
     run(case)
 

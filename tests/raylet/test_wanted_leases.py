@@ -30,10 +30,13 @@ class Node:
         self.scheduler = Scheduler(self.resources, random.Random(0))
         self.held: dict[int, LeaseLife] = {}
         self.told: list[Any] = []
+        self.starting: LeaseLife | None = None
 
     def ask(
-        self, asker: Any, strategy: Strategy = ANYWHERE, env: str = "", **amounts: int
-    ) -> PendingRequest:
+        self, asker: Any, strategy: Strategy = ANYWHERE, env: str = "", starts: bool = False,
+        **amounts: int,
+    ) -> PendingRequest:  # fmt: skip
+        """``starts``: its worker is not there yet, when it is granted; see `has_started`."""
         units = {name: n * UNIT for name, n in amounts.items()}
         message = RequestLease(0, JOB, units, runtime_env=env, strategy=strategy)
         lease = LeaseLife(asker, message)
@@ -42,12 +45,20 @@ class Node:
         def granted(taken: Any) -> None:
             lease.taken = taken
             lease.lease_id = len(self.scheduler.leases) + 1
-            self.scheduler.leases[lease.lease_id] = lease
-            lease.wanted = self.scheduler.wanted(lease)
+            if starts:
+                self.starting = lease
+            else:
+                self.hold(lease)
 
         request.on_granted = granted
         self.carry_out(self.scheduler.submit(request, cast(Any, None), 0.0))
         return request
+
+    def hold(self, lease: LeaseLife) -> None:
+        """Its worker is there."""
+        self.scheduler.leases[lease.lease_id] = lease
+        lease.wanted = self.scheduler.wanted(lease)
+        self.carry_out(self.scheduler.help())
 
     def carry_out(self, decisions: Any) -> None:
         for decision in decisions:
@@ -64,7 +75,12 @@ class Node:
         taken = self.scheduler.leases.pop(lease_id).taken
         assert taken is not None
         taken.free()
+        self.freed()
+
+    def freed(self) -> None:
+        """Something has become free."""
         self.carry_out(self.scheduler.grant())
+        self.carry_out(self.scheduler.help())
 
 
 def test_a_holder_is_told_once_that_others_wait() -> None:
@@ -115,6 +131,31 @@ def test_nobody_is_told_for_what_no_lease_has() -> None:
     node.ask(SECOND, CPU=1, GPU=1)
     node.ask(SECOND, CPU=3)
     assert gpu is not None and node.told == []
+
+
+def test_all_are_told_once_the_last_part_of_what_is_lacked_is_held() -> None:
+    """A request that came while a worker was being started, which is nobody's lease yet."""
+    node = Node(CPU=2)
+    node.ask(FIRST, CPU=1)
+    node.ask(SECOND, starts=True, CPU=1)
+    node.ask(ACTORS, CPU=2)
+    assert node.told == []
+    assert node.starting is not None
+    node.hold(node.starting)
+    assert node.told == [FIRST] and node.wanted() == [True, True]
+
+
+def test_all_are_told_once_an_actor_has_given_back_what_no_lease_has() -> None:
+    node = Node(CPU=2)
+    taken = node.resources.node.take({"CPU": UNIT})
+    assert taken is not None
+    node.ask(FIRST, CPU=1)
+    node.ask(SECOND, CPU=2)
+    assert node.told == []
+    taken.free()
+    node.freed()
+    node.freed()
+    assert node.told == [FIRST] and node.wanted() == [True]
 
 
 def test_who_is_in_a_placement_group_is_told_of_those_who_wait_for_it() -> None:

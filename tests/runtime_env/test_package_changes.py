@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -120,7 +121,8 @@ def test_a_link_to_what_is_too_large_is_refused(
         value.options(runtime_env={"working_dir": str(project)}).remote()
 
 
-def test_a_look_sees_every_kind_of_change(project: Path) -> None:
+def test_a_look_sees_every_kind_of_change(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "_TICK_NS", 60_000_000_000)  # this machine may be busy
     file = project / "settings_of_it.py"
     before = time.time() - 10
     changes = (
@@ -142,6 +144,28 @@ def test_a_look_sees_every_kind_of_change(project: Path) -> None:
         look._is_fresh = False
         change()
         assert look.has_changed()
+
+
+def test_one_look_that_took_long_puts_no_other_off(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one took long whose process was not run meanwhile, an edit was not seen for longer."""
+    looks = iter([0.0, 5.0, 5.1, 5.1, 6.0, 9.0, 9.1, 14.1, 14.2, 14.3])
+    clocks = SimpleNamespace(perf_counter=lambda: next(looks), time_ns=time.time_ns)
+    monkeypatch.setattr(folders, "time", clocks)
+    look = Look()
+    files_of(project, [], False, look)
+    look._is_fresh = False
+    assert not look.has_changed()  # it takes 5 s
+    (project / "settings_of_it.py").write_text("VALUE = 22")
+    assert look.has_changed()  # and this one none
+    look = Look()
+    files_of(project, [], False, look)
+    look._is_fresh = False
+    assert not look.has_changed()  # 3 s
+    assert not look.has_changed()  # 5 s
+    (project / "settings_of_it.py").write_text("VALUE = 333")
+    assert not look.has_changed()  # it takes long each time, and is not done again so soon
 
 
 def test_a_folder_that_changes_all_the_time_is_told(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -63,11 +64,14 @@ def ports_of(node: str) -> set[int]:
     for process in psutil.process_iter(["cmdline"]):
         if node in (process.info["cmdline"] or ()):
             found |= {one.pid: one for one in [process, *process.children(recursive=True)]}
-    return {
-        connection.laddr.port
-        for process in found.values() for connection in process.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN
-    }  # fmt: skip
+    ports = set()
+    for process in found.values():
+        with suppress(psutil.NoSuchProcess):  # a worker that has left
+            ports |= {
+                connection.laddr.port for connection in process.net_connections("tcp")
+                if connection.status == psutil.CONN_LISTEN
+            }  # fmt: skip
+    return ports
 
 
 def work_on_both_nodes() -> None:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import psutil
 import pytest
 from jupyter_client.manager import KernelManager
 from support.kernel import Notebook
+from support.processes import have_ended
 
 import nbray
 from nbray.driver.joining import find_session
@@ -96,13 +97,18 @@ def strangers_home() -> Iterator[Path]:
         yield Path(folder)
 
 
+def is_arena(descriptor: Path) -> bool:
+    with suppress(FileNotFoundError):  # closed since it was listed
+        return "nbray-arena" in os.readlink(descriptor)
+    return False
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 def test_another_user_can_neither_read_nor_join(cluster: Path, strangers_home: Path) -> None:
     session, info = find_session("auto")
     ref = nbray.put(np.ones(100_000))
     raylet = info["pids"][-1]
-    descriptors = Path(f"/proc/{raylet}/fd")
-    arena = next(fd for fd in descriptors.iterdir() if "nbray-arena" in os.readlink(fd))
+    arena = next(fd for fd in Path(f"/proc/{raylet}/fd").iterdir() if is_arena(fd))
     row = nbray.nodes()[0]
     facts = {
         "root": str(cluster), "session": str(session.path), "arena": str(arena),
@@ -129,8 +135,9 @@ def test_another_user_can_neither_read_nor_join(cluster: Path, strangers_home: P
         assert outcome[0] == "PermissionError", (name, outcome)
     # Also where the folder above is open, nothing in it is.
     for path in [session.path, *session.path.rglob("*")]:
-        if stat.S_ISDIR(path.stat().st_mode):
-            assert stat.S_IMODE(path.stat().st_mode) == 0o700, path
+        with suppress(FileNotFoundError):  # files of tables and sockets come and go
+            mode = path.stat().st_mode
+            assert not stat.S_ISDIR(mode) or stat.S_IMODE(mode) == 0o700, path
     assert stat.S_IMODE((session.path / "token").stat().st_mode) == 0o600
     assert nbray.get(ref).sum() == 100_000
 
@@ -246,14 +253,13 @@ def test_a_driver_that_ends_gives_all_back(
         wait_until(lambda: store_used() >= 40_000_000, "the driver's object to be counted")
         wait_until(lambda: nbray.available_resources().get("CPU", 0) == 0, "all CPUs to be held")
         driver.send_signal(number)
-        _, said = driver.communicate(timeout=20)
+        _, said = driver.communicate(timeout=60)
         assert driver.returncode != 0
         if number == signal.SIGINT:
             assert "KeyboardInterrupt" in said
-        _, alive = psutil.wait_procs(workers, timeout=10)
-        assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
-        wait_until(lambda: nbray.available_resources() == before, "its leases back", 10)
-        wait_until(lambda: store_used() == 0, "its objects freed", 10)
+        wait_until(lambda: have_ended(one.pid for one in workers), "the end of its workers")
+        wait_until(lambda: nbray.available_resources() == before, "its leases back")
+        wait_until(lambda: store_used() == 0, "its objects freed")
         assert len(list(tmp_path.iterdir())) == 3, "a queued task began after its driver's end"
         assert nbray.get(nbray.remote(lambda: 6 * 7).remote(), timeout=30) == 42
     finally:

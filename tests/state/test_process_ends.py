@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 
@@ -14,7 +13,7 @@ import pytest
 
 import nbray
 from nbray.cluster_utils import Cluster
-from nbray.testing import wait_until
+from nbray.testing import own_sessions, wait_until
 from nbray.util import state
 from nbray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -33,11 +32,9 @@ class Actor:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-        patch.setenv("NBRAY_TMPDIR", folder)
+    with own_sessions():
         context = nbray.init(num_cpus=2, include_dashboard=False)
         yield context["address"]
-        nbray.shutdown()
 
 
 def ended(pid: int) -> state.WorkerState:
@@ -174,6 +171,9 @@ def test_a_driver_left_or_was_killed(address: str, last: str, kind: str, detail:
 
 
 def test_what_lives_is_listed_before_what_ended(address: str) -> None:
+    _actor, pid = living_actor()
+    os.kill(pid, signal.SIGKILL)
+    assert not ended(pid).is_alive
     alive = [row.is_alive for row in state.list_workers(limit=10_000)]
     assert alive == sorted(alive, reverse=True) and not all(alive)
 

@@ -290,9 +290,11 @@ actor = Actor.remote()
 nbray.get([actor.last.remote(), work.remote()])
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
-    ended = {"work", "Actor.__init__", "Actor.last"}
-    wait_until(lambda: {row.name for row in state.list_tasks()} == ended, "its tasks to be told")
-    assert {row.state for row in state.list_tasks()} == {"FINISHED"}
+    ended = {(name, "FINISHED") for name in ("work", "Actor.__init__", "Actor.last")}
+    wait_until(
+        lambda: {(row.name, row.state) for row in state.list_tasks()} == ended,
+        "its tasks to be told",
+    )
 
 
 def test_an_attempt_that_died_with_its_worker_has_a_row(cluster: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support.nodes import join_here
+from support.stopping import stand_still
 
 import nbray
 from nbray.driver.driver import current_driver
@@ -54,6 +55,7 @@ def test_an_actor_says_which_resources_it_waits_for(cluster: Path) -> None:
 def test_what_waits_for_a_worker_that_does_not_start_says_so(
     session_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("NBRAY_WORKER_START_TIMEOUT_S", "120")  # else it is in vain after a while
     facts = nbray.init(num_cpus=0, object_store_memory=64 << 20, resources={"place": 4})
     logs = Path(facts["session_dir"]) / "logs"
     logs.rename(logs.with_name("elsewhere"))  # where a worker begins to write
@@ -64,10 +66,16 @@ def test_what_waits_for_a_worker_that_does_not_start_says_so(
     def demand() -> dict[str, tuple[dict[str, float], list[str]]]:
         return {row.kind: (row.resources, row.lacking) for row in list_demand()}
 
-    wait_until(lambda: set(demand()) == {"task", "actor"}, "the demand")
-    assert demand()["task"][0] == {"place": 2.0}
-    assert demand()["actor"][0] == {"place": 1.0}
-    assert all("are being started" in texts[0] for _, texts in demand().values())
+    found: dict[str, tuple[dict[str, float], list[str]]] = {}
+
+    def told() -> bool:
+        found.update(demand())
+        starts = {kind for kind, (_, texts) in found.items() if "are being started" in str(texts)}
+        return starts == {"task", "actor"}
+
+    wait_until(told, "the demand")
+    assert found["task"][0] == {"place": 2.0}
+    assert found["actor"][0] == {"place": 1.0}
     logs.with_name("elsewhere").rename(logs)
     nbray.get([actor.__ray_ready__.remote(), task], timeout=60)
 
@@ -77,7 +85,7 @@ def test_what_waits_on_a_node_that_stands_still_says_so(session_root: Path) -> N
     node = join_here({"far": 2})
     assert current_driver() is not None
     raylet = psutil.Process(node.children[-1].pid)
-    raylet.suspend()
+    stand_still(raylet.pid)  # else it may still start the actor
     try:
         actor = Slow.options(resources={"far": 1}).remote(0.0)
         wait_until(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -149,8 +150,16 @@ class Notebook:
 
 @contextmanager
 def running_kernel(python: str = "") -> Iterator[Notebook]:
-    """A kernel, of another Python if one is named; no colours."""
-    manager = KernelManager()
+    """A kernel, of another Python if one is named; no colours.
+
+    It listens on Unix sockets: ports that are free when they are chosen may be another test's by
+    the time at which it has imported what it needs.
+    """
+    with tempfile.TemporaryDirectory(prefix="nbk") as folder:
+        yield from _kernel(python, KernelManager(transport="ipc", ip=f"{folder}/k"))
+
+
+def _kernel(python: str, manager: KernelManager) -> Iterator[Notebook]:
     if python:
         assert manager.kernel_spec is not None
         manager.kernel_spec.argv[0] = python

@@ -19,22 +19,25 @@ from nbray.util.queue import Empty, Full, Queue
 
 @nbray.remote
 class Doubler:
-    def double(self, value: float) -> float:
+    def double(self, value: float, until: Path | None = None) -> float:
         time.sleep(value / 100)
+        while until is not None and not until.exists():
+            time.sleep(0.01)
         return 2 * value
 
 
-def test_an_actor_pool_maps_in_order_and_as_they_come(cluster: Path) -> None:
+def test_an_actor_pool_maps_in_order_and_as_they_come(cluster: Path, tmp_path: Path) -> None:
     pool = ActorPool([Doubler.remote() for _ in range(2)])
     values = [3, 1, 2, 0, 4]
     assert list(pool.map(lambda a, v: a.double.remote(v), values)) == [6, 2, 4, 0, 8]
     found = list(pool.map_unordered(lambda a, v: a.double.remote(v), values))
     assert sorted(found) == [0, 2, 4, 6, 8]
     assert pool.has_free()
-    pool.submit(lambda a, v: a.double.remote(v), 100)
+    pool.submit(lambda a, v: a.double.remote(v, tmp_path / "go"), 1)
     with pytest.raises(TimeoutError):
         pool.get_next(timeout=0.05)
-    assert pool.get_next(timeout=30) == 200
+    (tmp_path / "go").touch()
+    assert pool.get_next(timeout=30) == 2
     with pytest.raises(StopIteration):
         pool.get_next()
     idle = pool.pop_idle()

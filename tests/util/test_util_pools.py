@@ -20,7 +20,7 @@ from nbray.util.joblib import register_nbray
 from nbray.util.multiprocessing import Pool, TimeoutError
 
 
-def test_a_pool_does_what_multiprocessings_does(cluster: Path) -> None:
+def test_a_pool_does_what_multiprocessings_does(cluster: Path, tmp_path: Path) -> None:
     with Pool(2) as pool:
         assert pool.apply(pow, (2, 5)) == 32
         assert pool.map(abs, range(-10, 0)) == list(range(10, 0, -1))
@@ -30,12 +30,13 @@ def test_a_pool_does_what_multiprocessings_does(cluster: Path) -> None:
         assert pool.map(abs, []) == []
         with pytest.raises(ZeroDivisionError):
             pool.map(lambda i: 1 // i, [1, 0, 2])
-        late = pool.apply_async(time.sleep, (0.5,))
+        late = pool.apply_async(wait_until, ((tmp_path / "go").exists, "the word to go on"))
         assert not late.ready()
         with pytest.raises(ValueError, match="not ready"):
             late.successful()
         with pytest.raises(TimeoutError):
             late.get(timeout=0.05)
+        (tmp_path / "go").touch()
         late.wait(30)
         assert late.ready() and late.successful()
         heard: list[Any] = []

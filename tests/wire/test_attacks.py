@@ -209,7 +209,7 @@ def test_a_half_open_connection_ends_when_its_time_is_over(listener: Listener) -
         slow.sendall(b"NBRY")
         assert is_closed(silent) and is_closed(slow)
     text = "no handshake in time"
-    wait_until(lambda: len(lines_with(listener, text)) == before + 2, "a line for each")
+    wait_until(lambda: len(lines_with(listener, text)) >= before + 2, "a line for each")
     assert nbray.get(nbray.remote(lambda: 6 * 7).remote(), timeout=30) == 42
 
 

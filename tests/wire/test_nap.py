@@ -11,12 +11,15 @@ from nbray.wire.nap import Nap
 
 
 def test_who_is_put_off_sleeps_on_and_ends_when_nobody_does_so_any_more() -> None:
-    nap = Nap()
-    sleeper = threading.Thread(target=nap.sleep, args=(0.8,), daemon=True)
-    sleeper.start()
-    for _ in range(6):
-        sleeper.join(0.2)
-        nap.put_off(0.8)
+    nap, longest = Nap(), 1.0
+    while longest > 0.7:  # a machine so busy that it was not put off in time: once more
+        sleeper = threading.Thread(target=nap.sleep, args=(0.8,), daemon=True)
+        sleeper.start()
+        longest, last = 0.0, time.monotonic()
+        for _ in range(6):
+            sleeper.join(0.2)
+            nap.put_off(0.8)
+            longest, last = max(longest, time.monotonic() - last), time.monotonic()
     assert sleeper.is_alive()
 
     nap.put_off(0.001)

@@ -266,6 +266,7 @@ class Leasing:
         )  # fmt: skip
         queue.leases.append(lease)
         self._decisions.append(Connect(message.worker))
+        self._returning.came(lease)
         self._returning.check_later()
         self.dirty = True
 

@@ -74,16 +74,24 @@ class Returning:
                     lease.wanted = True
                     self._settling.add(queue)
 
+    def came(self, lease: Lease) -> None:
+        """A worker was granted; what waited for it may go to another that is idle by then."""
+        if lease.wanted:
+            self._settling.add(lease.queue)
+
     def settle(self) -> None:
-        """Give back what others wait for and nothing here needs; all was pushed that waited."""
+        """Give back what others wait for and nothing here needs; all was pushed that waited.
+
+        What waits still is for those that were passed by, as there are fewer cores.
+        """
         if not self._settling:
             return
         settling, self._settling = self._settling, set()
         for queue in settling:
             if not queue.tasks:
                 self._cancel_requests(queue)
-                for lease in [x for x in queue.leases if x.wanted and not x.in_flight]:
-                    self.drop(lease)
+            for lease in [x for x in queue.leases if x.wanted and not x.in_flight]:
+                self.drop(lease)
 
     def _cancel_requests(self, queue: HasLeases) -> None:
         for request_id, raylet in list(queue.requests.items()):

@@ -194,6 +194,7 @@ class LeaseManager:
         if self._scheduler.waiting:
             self.contended.set()
         lease.wanted = self._scheduler.wanted(lease)
+        self._carry_out(self._scheduler.help())
         devices = taken.device_ids()
         lease.holder.send(
             m.LeaseGranted(request_id, lease.lease_id, worker.address, devices, lease.wanted)
@@ -253,6 +254,7 @@ class LeaseManager:
     def schedule(self) -> None:
         """Grant what fits; to be called whenever resources may have become free."""
         self._carry_out(self._scheduler.grant())
+        self._carry_out(self._scheduler.help())
 
     def give_back(self, taken: Allocation) -> None:
         """Resources are free again; whoever waits for them is served."""

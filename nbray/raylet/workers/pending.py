@@ -41,6 +41,7 @@ class PendingRequest:
         since: since when it waits, in seconds of the caller's clock.
         overdue: others may no longer pass it.
         looked_up: the GCS was asked for the node that it names.
+        unhelped: all leases together did not do for it, so that nobody was told of it.
     """
 
     asker: object
@@ -54,6 +55,7 @@ class PendingRequest:
     since: float = 0.0
     overdue: bool = False
     looked_up: bool = False
+    unhelped: bool = False
 
 
 class Granted(NamedTuple):

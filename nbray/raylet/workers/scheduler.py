@@ -64,6 +64,7 @@ class Scheduler:
         self._waiting: deque[PendingRequest] = deque()
         self._looked_up: set[PendingRequest] = set()
         self._aside: dict[object, list[PendingRequest]] = {}
+        self._any_unhelped = False
         self._turn = 0
 
     # --- requests come and go --------------------
@@ -194,6 +195,24 @@ class Scheduler:
             lease.wanted = True
         return [Reclaim(holder, []) for holder in {lease.holder for lease in leases}]
 
+    def help(self) -> list[Reclaim]:
+        """Ask for what requests wait for of which a part was neither free nor held when they came.
+
+        To be called when something has become free, or a lease is held.
+        """
+        if not self._any_unhelped:
+            return []
+        self._any_unhelped = False
+        seen: list[tuple[Demand, object, object]] = []
+        leases: dict[LeaseLife, None] = {}
+        for request in self._waiting:
+            kind = request.demand, request.asker, request.queue
+            if request.unhelped and kind not in seen:
+                seen.append(kind)
+                request.unhelped = False
+                leases |= dict.fromkeys(x for x in self._helpful(request) if not x.wanted)
+        return self.reclaim(list(leases))
+
     def wanted(self, lease: LeaseLife) -> bool:
         """Whether a new lease has what others wait for."""
         seen: list[tuple[Demand, bool]] = []  # ten thousand may wait for the same
@@ -221,6 +240,7 @@ class Scheduler:
         lacked = {n for n, amount in demand.resources.items() if amount + kept.get(n, 0) > free[n]}
         held = {x: x.taken.in_use() for x in leases if x.taken and x.taken.source is node}
         if not fits(demand.resources, total_of([free, *held.values()])):
+            request.unhelped = self._any_unhelped = True
             return []
         return [
             x for x, taken in held.items() if not lacked.isdisjoint(taken) and _competes(request, x)
