@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import socket
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from pathlib import Path
 from typing import cast
 
@@ -39,12 +39,14 @@ from nbray.wire.aio_tls import accepting_with, binding_in
 from nbray.wire.handshake import HandshakeError
 from nbray.wire.listener import MOST_HALF_OPEN
 from nbray.wire.tls import Tls
-from nbray.wire.tunnel_messages import Knock, Shortcut, Welcome, packed
+from nbray.wire.tunnel_messages import Farewell, Knock, Shortcut, Welcome, packed
 
 logger = logging.getLogger(__name__)
 _strangers = SparingLog(logger)
 
 _LONGEST_GRACE_S = 24 * 3600.0
+_MOST_BURIED = 1000
+_BURIED = "the driver has gone"
 
 
 class Gateway:
@@ -57,6 +59,7 @@ class Gateway:
         self.tls = Tls.of(session.path)
         self._packages = own_packages()
         self._drivers: dict[bytes, RemoteDriver] = {}
+        self._buried: deque[bytes] = deque(maxlen=_MOST_BURIED)
         self._half_open: OrderedDict[_Caller, None] = OrderedDict()
         self.connected = Presence()
         self.last_use = asyncio.get_running_loop().time()
@@ -81,6 +84,8 @@ class Gateway:
     def admit(self, knock: Knock) -> tuple[RemoteDriver | None, Welcome]:
         """The driver that knocks, and what it is told."""
         driver = self._drivers.get(knock.tunnel)
+        if knock.tunnel in self._buried:  # it was on its way for longer than the farewell
+            return None, Welcome(refused=_BURIED)
         if driver is None and knock.known:
             return None, Welcome(
                 refused="the gateway does not know this driver any more: it was out of reach for "
@@ -115,6 +120,14 @@ class Gateway:
         if driver is None or self.tls is not None or sock.family == socket.AF_UNIX:
             raise HandshakeError("it asks for a shortcut that is not to be had")
         driver.hand_over(transport, asked.unix_path)
+
+    def bury(self, tunnel: bytes) -> Welcome:
+        """End a driver for which nobody comes back; what is said of that."""
+        self._buried.append(tunnel)
+        driver = self._drivers.get(tunnel)
+        if driver is not None:
+            driver.end("its agent has ended")
+        return Welcome(refused=_BURIED)
 
     def _gone(self, tunnel: bytes) -> None:
         self._drivers.pop(tunnel, None)
@@ -185,6 +198,10 @@ class _Caller(asyncio.Protocol):
         if isinstance(visit, Shortcut):
             self._gateway.shorten(visit, self._transport)
             self._gateway.connected.went(self)  # from here on it is the other process's
+            return b""
+        if isinstance(visit, Farewell):
+            self._transport.write(packed(self._gateway.bury(visit.tunnel)))
+            self._transport.close()
             return b""
         knock = visit
         driver, welcome = self._gateway.admit(knock)

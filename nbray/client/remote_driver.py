@@ -17,6 +17,7 @@ import os
 import socket
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
 from typing import Any, cast
 
 from nbray.client.carrier import Carrier, StreamEnd, Wire
@@ -76,10 +77,13 @@ class RemoteDriver:
         self._handed: set[asyncio.Task[None]] = set()
         self._servers: list[asyncio.AbstractServer] = []
         self.unix_path = session.socket_path(f"d-{self.name}")
-        unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        unix.bind(self.unix_path)
-        unix.listen(512)
-        other = listen(info["node_ip"], config.min_worker_port, config.max_worker_port)
+        with ExitStack() as made:  # of which nothing stays if there is no free port
+            unix = made.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            unix.bind(self.unix_path)
+            made.callback(os.unlink, self.unix_path)
+            unix.listen(512)
+            other = listen(info["node_ip"], config.min_worker_port, config.max_worker_port)
+            made.pop_all()
         self.host, self.port = info["node_ip"], other.getsockname()[1]
         for sock in (unix, other):
             self._start(self._listen(sock))
@@ -130,8 +134,8 @@ class RemoteDriver:
             self._grace = None
 
     def _left(self, reason: str) -> None:
-        """It has ended the tunnel itself, and is told nothing."""
-        self.carrier.lose()
+        """It has ended the tunnel itself, and waits until it knows that this was heard."""
+        self.carrier.tunnel.acknowledge(at_once=True)
         self.end(reason)
 
     def end(self, reason: str) -> None:
