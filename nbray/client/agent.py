@@ -38,6 +38,7 @@ from nbray.common.process import (
 )
 from nbray.common.session import Session
 from nbray.wire import tcp
+from nbray.wire.accepting import Accepting, accept_unix
 from nbray.wire.aio_tls import binding_in, connecting_with, in_words
 from nbray.wire.handshake import HandshakeError
 from nbray.wire.tls import Tls
@@ -154,7 +155,6 @@ class Agent:
         self._visit = visit or self._knock
         self._entering: Entering | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self._servers: list[asyncio.AbstractServer] = []  # uvloop ends those that nobody refers to
         self._writes = Writes()
         self.gateway: tuple[str | int, ...] = ()
         self.carrier = Carrier(Tunnel(dials=True), self._accepted, self.give_up)
@@ -297,18 +297,11 @@ class Agent:
 
     # --- the driver's sockets --------------------
 
-    async def serve(self) -> int:
+    def serve(self) -> int:
         """Listen for the driver, and for browsers of this machine; the port of these."""
-        loop = asyncio.get_running_loop()
-        local = await loop.create_unix_server(
-            lambda: LocalEnd(self.carrier, self._writes),
-            self._session.socket_path(AGENT_SOCKET),
-            backlog=512,
-        )
-        browsers = await loop.create_server(lambda: BrowserEnd(self.carrier), "127.0.0.1", 0)
-        self._servers = [local, browsers]
-        port: int = browsers.sockets[0].getsockname()[1]
-        return port
+        path = self._session.socket_path(AGENT_SOCKET)
+        accept_unix(path, lambda: LocalEnd(self.carrier, self._writes))
+        return Accepting(tcp.listen("127.0.0.1", 0, 0), lambda: BrowserEnd(self.carrier)).port
 
     def _accepted(self, number: int, _header: bytes) -> SocketEnd:
         end = SocketEnd(self.carrier, number)
@@ -370,7 +363,7 @@ async def _main(args: argparse.Namespace) -> None:
         _is_told(args.ready_fd, {"error": _why_not(error, note.address)})
         _end(session, agent.may_be_known and not isinstance(error, HandshakeError))
         return
-    port = await agent.serve()
+    port = agent.serve()
     report: dict[str, Any] = msgspec.to_builtins(
         {name: getattr(welcome, name) for name in welcome.__struct_fields__ if name != "info"}
     )

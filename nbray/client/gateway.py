@@ -16,7 +16,7 @@ import signal
 import socket
 from collections import OrderedDict, deque
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import uvloop
 
@@ -35,6 +35,7 @@ from nbray.common.process import (
 from nbray.common.session import Session
 from nbray.common.sparing_log import SparingLog
 from nbray.wire import tcp
+from nbray.wire.accepting import Accepting
 from nbray.wire.aio_tls import accepting_with, binding_in
 from nbray.wire.handshake import HandshakeError
 from nbray.wire.listener import MOST_HALF_OPEN
@@ -250,17 +251,12 @@ async def _main(args: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     config = Config.from_env()
     gateway = Gateway(Session(Path(args.session_dir)), config)
-    servers: list[asyncio.AbstractServer] = []  # uvloop ends those that nobody refers to
     for fd in args.listen_fd:
         sock = socket.socket(fileno=fd)
-        if sock.family == socket.AF_UNIX:  # from the dashboard, which ends a browser's TLS
-            server = await loop.create_unix_server(lambda: _Caller(gateway), sock=sock)
-        else:
-            server = await loop.create_server(
-                lambda: _Caller(gateway), sock=sock,
-                **accepting_with(gateway.tls, config.handshake_timeout_s),
-            )  # fmt: skip
-        servers.append(server)
+        options: dict[str, Any] = {}
+        if sock.family != socket.AF_UNIX:  # which the dashboard has, that ends a browser's TLS
+            options = accepting_with(gateway.tls, config.handshake_timeout_s)
+        Accepting(sock, lambda: _Caller(gateway), **options)
     stopped = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
     if args.parent_fd is not None:
