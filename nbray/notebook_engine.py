@@ -120,7 +120,7 @@ class _Space:
         return found
 
     def delete(self, key: bytes, *, prefix: bool = False) -> None:
-        _ask_gcs("KvDel", g.KvKey(NOTEBOOKS, key, prefix), g.KvCount)
+        _ask_gcs("KvDel", g.KvDel(NOTEBOOKS, key, prefix), g.KvCount)
 
     def keys(self, prefix: bytes) -> list[bytes]:
         found: list[bytes] = _ask_gcs("KvKeys", g.KvKey(NOTEBOOKS, prefix), g.KvKeys).keys

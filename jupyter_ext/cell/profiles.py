@@ -80,7 +80,7 @@ class Profiles:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[int, Profile] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer of its thread may get the baton
 
     def add(self, message: TaskSays) -> None:
         """A worker has seen something; on the thread that drives the sockets."""

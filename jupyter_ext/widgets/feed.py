@@ -24,7 +24,7 @@ class Feed:
     """Asks twice a second while there are subscribers, in a thread of its own, and tells them."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may end a view meanwhile
         self._subscribers: list[Subscriber] = []
         self._changed = threading.Event()
         self._thread: threading.Thread | None = None

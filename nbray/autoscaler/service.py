@@ -37,7 +37,7 @@ from nbray.autoscaler.providers.opening import open_provider
 from nbray.common.background import Background
 from nbray.common.config import Config
 from nbray.wire import scaling_messages as sm
-from nbray.wire.gcs_messages import Empty, KvCount, KvKey, KvKeys, KvPut, KvValue
+from nbray.wire.gcs_messages import Empty, KvCount, KvDel, KvKey, KvKeys, KvPut, KvValue
 from nbray.wire.grpc_service import GrpcClient, RpcError
 
 logger = logging.getLogger(__name__)
@@ -308,7 +308,7 @@ class Autoscaler:
             for life in changed
         ]
         calls += [
-            self._gcs.call("KvDel", KvKey(sm.SCALING, _INSTANCE + id.encode()), KvCount)
+            self._gcs.call("KvDel", KvDel(sm.SCALING, _INSTANCE + id.encode()), KvCount)
             for id in gone
         ]
         await asyncio.gather(*calls)

@@ -18,7 +18,7 @@ from nbray.state.queries import NODES
 from nbray.state.rows import NodeState
 from nbray.state.scaling import SCALING as SCALING_NOW
 from nbray.state.scaling import InstanceState, ScalingState
-from nbray.wire.gcs_messages import KvCount, KvKey, KvPut
+from nbray.wire.gcs_messages import KvCount, KvDel, KvPut
 from nbray.wire.grpc_service import RpcError
 from nbray.wire.scaling_messages import BOUNDS, SCALING, Bounds, Drained, DrainNode, Hold
 
@@ -212,7 +212,7 @@ async def _scale(address: str, token: bytes, bounds: Bounds | None, patience_s: 
                 f"{bounds.type!r} is none of its node types: {', '.join(state.bounds)}."
             )
         if bounds is None:
-            await client.call("KvDel", KvKey(SCALING, BOUNDS), KvCount, _ANSWER_S)
+            await client.call("KvDel", KvDel(SCALING, BOUNDS), KvCount, _ANSWER_S)
             return []
         value = msgspec.msgpack.encode(bounds)
         await client.call("KvPut", KvPut(SCALING, BOUNDS, value), KvCount, _ANSWER_S)

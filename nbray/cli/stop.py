@@ -11,7 +11,14 @@ import click
 
 from nbray.cli.terminal import CliError, say
 from nbray.common.text import one_line
-from nbray.launcher.found import FoundNode, end_nodes, end_unfinished_starts, found_nodes, node_of
+from nbray.launcher.found import (
+    FoundNode,
+    end_nodes,
+    end_unfinished_starts,
+    found_nodes,
+    node_of,
+    starters,
+)
 from nbray.launcher.record import NodeRecord
 
 
@@ -55,7 +62,11 @@ def stop(address: str | None, everything: bool, force: bool, grace_period: float
     stopped += len(chosen)
     for node in dead:
         node.session.remove()
-    say(f"Stopped {stopped} node(s)." if stopped else "No node to stop.")
+    starting = [] if address is not None else starters()
+    if stopped or not starting:
+        say(f"Stopped {stopped} node(s)." if stopped else "No node to stop.")
+    for pid in starting:
+        say(f"Left alone: process {pid} is starting a node. Interrupt it, or stop the node then.")
     _tell(ending)
 
 

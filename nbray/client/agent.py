@@ -21,10 +21,11 @@ from typing import Any, cast
 import msgspec
 import uvloop
 
+from nbray.client.agent_ends import BrowserEnd, LocalEnd, Writes
 from nbray.client.carrier import PING_S, Carrier, TransportWire, TunnelError, Wire
 from nbray.client.ends import SocketEnd
 from nbray.client.entrance import Entering
-from nbray.client.own_folder import AGENT_SOCKET, DRIVER_SOCKET, remove
+from nbray.client.own_folder import AGENT_SOCKET, DRIVER_SOCKET, Note, hand_on, remove
 from nbray.client.packages import own_packages
 from nbray.client.tunnel import Tunnel
 from nbray.common.addresses import split
@@ -37,107 +38,17 @@ from nbray.common.process import (
 )
 from nbray.common.session import Session
 from nbray.wire import tcp
+from nbray.wire.accepting import Accepting, accept_unix
 from nbray.wire.aio_tls import binding_in, connecting_with, in_words
 from nbray.wire.handshake import HandshakeError
 from nbray.wire.tls import Tls
-from nbray.wire.tunnel_messages import (
-    LENGTH,
-    Browse,
-    Knock,
-    Read,
-    Stop,
-    Welcome,
-    Write,
-    purpose_of,
-)
+from nbray.wire.tunnel_messages import Farewell, Knock, Welcome
 
 logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 3.0
 _LAST_WORDS_S = 3.0
-
-
-class _LocalEnd(SocketEnd):
-    """A connection of the core worker, which says first what for."""
-
-    _said = b""
-
-    def __init__(self, carrier: Carrier, writes: Writes) -> None:
-        super().__init__(carrier)
-        self._writes = writes
-        self._ticket = 0
-
-    def ready(self) -> None:
-        """Nothing comes before it was said."""
-
-    def data_received(self, data: bytes) -> None:
-        """The header, then bytes of the stream."""
-        if self.number:
-            super().data_received(data)
-            return
-        self._said += data
-        if len(self._said) < LENGTH.size:
-            return
-        end = LENGTH.size + LENGTH.unpack_from(self._said)[0]
-        if len(self._said) < end:
-            return
-        header, rest = self._said[LENGTH.size : end], self._said[end:]
-        self._said = b""
-        purpose = purpose_of(header)
-        if isinstance(purpose, Stop):
-            self._writes.stop(purpose.ticket)
-            self.fail("")
-            return
-        if isinstance(purpose, Write):
-            if not self._writes.begin(purpose.ticket, self):
-                self.fail("")
-                return
-            self._ticket = purpose.ticket
-        self.number = self.carrier.open(header, self, isinstance(purpose, Read | Write))
-        if rest:
-            super().data_received(rest)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """The core worker has closed it."""
-        self._writes.ended(self._ticket)
-        super().connection_lost(error)
-
-
-class Writes:
-    """What the driver writes into the store, by ticket, until it has ended or was taken back."""
-
-    def __init__(self) -> None:
-        self._going: dict[int, SocketEnd] = {}
-        self._stopped: set[int] = set()
-
-    def begin(self, ticket: int, end: SocketEnd) -> bool:
-        """One begins; False: it was taken back before."""
-        if ticket in self._stopped:
-            return False
-        self._going[ticket] = end
-        return True
-
-    def stop(self, ticket: int) -> None:
-        """One is taken back."""
-        self._stopped.add(ticket)
-        end = self._going.pop(ticket, None)
-        if end is not None:
-            end.fail("the driver has taken it back")
-
-    def ended(self, ticket: int) -> None:
-        """One is over."""
-        self._going.pop(ticket, None)
-
-
-class _BrowserEnd(SocketEnd):
-    """A connection of a browser of this machine, to the dashboard."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Open its stream."""
-        header = msgspec.msgpack.encode(Browse())
-        self.number = self.carrier.open(header, self, bulk=True)
-        super().connection_made(transport)
 
 
 class _GatewayWire(asyncio.Protocol):
@@ -229,20 +140,23 @@ class Agent:
     """The tunnel of one driver, kept as long as the gateway knows it."""
 
     def __init__(
-        self, session: Session, address: str, worker_id: bytes, grace_s: float, status_fd: int
-    ) -> None:
+        self, session: Session, note: Note, worker_id: bytes, status_fd: int,
+        visit: Farewell | None = None,
+    ) -> None:  # fmt: skip
+        """``visit``: what is said to the gateway instead of the knock of a driver."""
         self._session = session
-        self._address = address
+        self._address = note.address
         self._status_fd = status_fd
-        self._grace_s = grace_s
+        self._grace_s = note.grace_s
         self._token = session.token
         self._tls = Tls.of(session.path)
         self._config = Config.from_env()
-        self._knock = Knock(os.urandom(16), False, 0, worker_id, grace_s, own_packages())
+        self._knock = Knock(note.tunnel, False, 0, worker_id, note.grace_s, own_packages())
+        self._visit = visit or self._knock
+        self._entering: Entering | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self._servers: list[asyncio.AbstractServer] = []  # uvloop ends those that nobody refers to
         self._writes = Writes()
-        self.for_shortcuts: dict[str, Any] = {"tunnel": self._knock.tunnel.hex(), "gateway": ()}
+        self.gateway: tuple[str | int, ...] = ()
         self.carrier = Carrier(Tunnel(dials=True), self._accepted, self.give_up)
         self.over = asyncio.Event()
 
@@ -251,11 +165,17 @@ class Agent:
     def reached(self, gateway: tuple[str | int, ...]) -> None:
         """The gateway is at that address."""
         if self._tls is None:
-            self.for_shortcuts["gateway"] = gateway
+            self.gateway = gateway
 
     def entering(self, transport: asyncio.BaseTransport) -> Entering:
         """How to come in over a new connection."""
-        return Entering(self._token, self._knock, binding_in(self._tls, transport))
+        self._entering = Entering(self._token, self._visit, binding_in(self._tls, transport))
+        return self._entering
+
+    @property
+    def may_be_known(self) -> bool:
+        """Whether the gateway may have taken the driver in: it was told of it."""
+        return self._entering is not None and self._entering.has_said
 
     async def connect(self) -> Welcome:
         """Connect to the gateway once.
@@ -297,7 +217,8 @@ class Agent:
         # The dashboard ends its TLS, so that the proofs are not bound to it.
         trusted = contexts(self._session.path)
         carrier = await connect(self._address, wire, trusted)
-        wire.use(carrier, Entering(self._token, self._knock))
+        self._entering = Entering(self._token, self._visit)
+        wire.use(carrier, self._entering)
         return wire
 
     def lost(self, reason: str, seconds_ago: float = 0.0) -> None:
@@ -354,8 +275,9 @@ class Agent:
         except OSError:
             logger.info("Nobody reads how the tunnel is.")
 
-    async def leave(self) -> None:
-        """Say goodbye, after all that the driver has said."""
+    async def leave(self) -> bool:
+        """Say goodbye, after all that the driver has said; whether the gateway has heard it."""
+        heard = True
         if not self.over.is_set():
             self.over.set()
             deadline = time.monotonic() + _LAST_WORDS_S
@@ -369,22 +291,17 @@ class Agent:
             ):
                 self.carrier.look_after()
                 await asyncio.sleep(0.02)
+            heard = self.carrier.tunnel.drained
             self.carrier.end("the driver has left")
+        return heard
 
     # --- the driver's sockets --------------------
 
-    async def serve(self) -> int:
+    def serve(self) -> int:
         """Listen for the driver, and for browsers of this machine; the port of these."""
-        loop = asyncio.get_running_loop()
-        local = await loop.create_unix_server(
-            lambda: _LocalEnd(self.carrier, self._writes),
-            self._session.socket_path(AGENT_SOCKET),
-            backlog=512,
-        )
-        browsers = await loop.create_server(lambda: _BrowserEnd(self.carrier), "127.0.0.1", 0)
-        self._servers = [local, browsers]
-        port: int = browsers.sockets[0].getsockname()[1]
-        return port
+        path = self._session.socket_path(AGENT_SOCKET)
+        accept_unix(path, lambda: LocalEnd(self.carrier, self._writes))
+        return Accepting(tcp.listen("127.0.0.1", 0, 0), lambda: BrowserEnd(self.carrier)).port
 
     def _accepted(self, number: int, _header: bytes) -> SocketEnd:
         end = SocketEnd(self.carrier, number)
@@ -425,9 +342,8 @@ def _is_told(ready_fd: int, report: dict[str, Any]) -> bool:
 async def _main(args: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     session = Session(Path(args.session_dir))
-    agent = Agent(
-        session, args.address, bytes.fromhex(args.worker_id), args.grace_s, args.status_fd
-    )
+    note = Note.of(session)
+    agent = Agent(session, note, bytes.fromhex(args.worker_id), args.status_fd)
     stopped = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
     watch_parent(loop, args.parent_fd, stopped.set)
@@ -437,42 +353,49 @@ async def _main(args: argparse.Namespace) -> None:
     if not connecting.done():  # a gateway that takes it in at this moment has to hear of its end
         await asyncio.wait([connecting], timeout=_LAST_WORDS_S / 2)
         if connecting.cancel():
-            remove(session)
+            _end(session, agent.may_be_known)
             return
     try:
         welcome = connecting.result()
         if welcome.refused:
             raise HandshakeError(welcome.refused)
     except (OSError, ValueError, TimeoutError) as error:
-        if not _is_told(args.ready_fd, {"error": _why_not(error, args.address)}):
-            remove(session)
+        _is_told(args.ready_fd, {"error": _why_not(error, note.address)})
+        _end(session, agent.may_be_known and not isinstance(error, HandshakeError))
         return
-    port = await agent.serve()
+    port = agent.serve()
     report: dict[str, Any] = msgspec.to_builtins(
         {name: getattr(welcome, name) for name in welcome.__struct_fields__ if name != "info"}
     )
-    report |= {**agent.for_shortcuts, "info": json.loads(welcome.info), "dashboard_port": port}
+    report |= {"gateway": agent.gateway, "info": json.loads(welcome.info), "dashboard_port": port}
     if not _is_told(args.ready_fd, report):
         stopped.set()  # the gateway has to hear of it
     looking = loop.create_task(agent.look_after())
     gone = loop.create_task(agent.over.wait())
     await asyncio.wait([gone, left], return_when=asyncio.FIRST_COMPLETED)
     looking.cancel()
+    is_known = False
     if left.done():
-        await agent.leave()
+        is_known = not await agent.leave()
     else:
         await left  # its sockets have closed; the driver says when it has seen why
+    _end(session, is_known)
     os.close(args.status_fd)
-    remove(session)  # of a driver that was killed, nobody else does
+
+
+def _end(session: Session, is_known: bool) -> None:
+    """Leave nothing behind: not in the cluster, if the gateway may still know the driver."""
+    if is_known:
+        hand_on(session)
+    else:
+        remove(session)
 
 
 def main() -> None:
     """Keep a tunnel until SIGTERM, or the end of the driver."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--session-dir", required=True)
-    parser.add_argument("--address", required=True)
     parser.add_argument("--worker-id", required=True)
-    parser.add_argument("--grace-s", type=float, required=True)
     parser.add_argument("--status-fd", type=int, required=True)
     parser.add_argument("--ready-fd", type=int, required=True)
     parser.add_argument("--parent-fd", type=int, required=True)

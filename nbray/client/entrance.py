@@ -12,6 +12,7 @@ from nbray.wire.handshake import ClientHandshake, HandshakeError, ServerHandshak
 from nbray.wire.tunnel_messages import (
     ENDPOINT,
     LONGEST,
+    Farewell,
     Knock,
     Unpacker,
     Visit,
@@ -23,11 +24,18 @@ _VISIT = cast(type[Visit], Visit)
 
 
 class Entering:
-    """The driver's side: proves the token and knocks."""
+    """The driver's side: proves the token and says what it comes for.
 
-    def __init__(self, token: bytes, knock: Knock, binding: Callable[[], bytes] = bytes) -> None:
+    Attributes:
+        has_said: whether it has said that.
+    """
+
+    def __init__(
+        self, token: bytes, visit: Knock | Farewell, binding: Callable[[], bytes] = bytes
+    ) -> None:
         self._handshake: ClientHandshake | None = ClientHandshake(token, lambda: ENDPOINT, binding)
-        self._knock = knock
+        self._visit = visit
+        self.has_said = False
         self._unpacker = Unpacker(16 * LONGEST)
 
     def feed(self, data: bytes) -> tuple[bytes, Welcome | None, bytes]:
@@ -40,7 +48,8 @@ class Entering:
         if self._handshake is not None:
             reply, rest = self._handshake.feed(data)
             if reply:  # at once, which saves a round trip; it holds nothing secret
-                reply += packed(self._knock)
+                reply += packed(self._visit)
+                self.has_said = True
             if rest is None:
                 return reply, None, b""
             self._handshake = None

@@ -14,9 +14,9 @@ import logging
 import os
 import signal
 import socket
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import uvloop
 
@@ -35,16 +35,19 @@ from nbray.common.process import (
 from nbray.common.session import Session
 from nbray.common.sparing_log import SparingLog
 from nbray.wire import tcp
+from nbray.wire.accepting import Accepting
 from nbray.wire.aio_tls import accepting_with, binding_in
 from nbray.wire.handshake import HandshakeError
 from nbray.wire.listener import MOST_HALF_OPEN
 from nbray.wire.tls import Tls
-from nbray.wire.tunnel_messages import Knock, Shortcut, Welcome, packed
+from nbray.wire.tunnel_messages import Farewell, Knock, Shortcut, Welcome, packed
 
 logger = logging.getLogger(__name__)
 _strangers = SparingLog(logger)
 
 _LONGEST_GRACE_S = 24 * 3600.0
+_MOST_BURIED = 1000
+_BURIED = "the driver has gone"
 
 
 class Gateway:
@@ -57,6 +60,7 @@ class Gateway:
         self.tls = Tls.of(session.path)
         self._packages = own_packages()
         self._drivers: dict[bytes, RemoteDriver] = {}
+        self._buried: deque[bytes] = deque(maxlen=_MOST_BURIED)
         self._half_open: OrderedDict[_Caller, None] = OrderedDict()
         self.connected = Presence()
         self.last_use = asyncio.get_running_loop().time()
@@ -81,6 +85,8 @@ class Gateway:
     def admit(self, knock: Knock) -> tuple[RemoteDriver | None, Welcome]:
         """The driver that knocks, and what it is told."""
         driver = self._drivers.get(knock.tunnel)
+        if knock.tunnel in self._buried:  # it was on its way for longer than the farewell
+            return None, Welcome(refused=_BURIED)
         if driver is None and knock.known:
             return None, Welcome(
                 refused="the gateway does not know this driver any more: it was out of reach for "
@@ -115,6 +121,14 @@ class Gateway:
         if driver is None or self.tls is not None or sock.family == socket.AF_UNIX:
             raise HandshakeError("it asks for a shortcut that is not to be had")
         driver.hand_over(transport, asked.unix_path)
+
+    def bury(self, tunnel: bytes) -> Welcome:
+        """End a driver for which nobody comes back; what is said of that."""
+        self._buried.append(tunnel)
+        driver = self._drivers.get(tunnel)
+        if driver is not None:
+            driver.end("its agent has ended")
+        return Welcome(refused=_BURIED)
 
     def _gone(self, tunnel: bytes) -> None:
         self._drivers.pop(tunnel, None)
@@ -186,6 +200,10 @@ class _Caller(asyncio.Protocol):
             self._gateway.shorten(visit, self._transport)
             self._gateway.connected.went(self)  # from here on it is the other process's
             return b""
+        if isinstance(visit, Farewell):
+            self._transport.write(packed(self._gateway.bury(visit.tunnel)))
+            self._transport.close()
+            return b""
         knock = visit
         driver, welcome = self._gateway.admit(knock)
         self._transport.write(packed(welcome))
@@ -233,17 +251,12 @@ async def _main(args: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     config = Config.from_env()
     gateway = Gateway(Session(Path(args.session_dir)), config)
-    servers: list[asyncio.AbstractServer] = []  # uvloop ends those that nobody refers to
     for fd in args.listen_fd:
         sock = socket.socket(fileno=fd)
-        if sock.family == socket.AF_UNIX:  # from the dashboard, which ends a browser's TLS
-            server = await loop.create_unix_server(lambda: _Caller(gateway), sock=sock)
-        else:
-            server = await loop.create_server(
-                lambda: _Caller(gateway), sock=sock,
-                **accepting_with(gateway.tls, config.handshake_timeout_s),
-            )  # fmt: skip
-        servers.append(server)
+        options: dict[str, Any] = {}
+        if sock.family != socket.AF_UNIX:  # which the dashboard has, that ends a browser's TLS
+            options = accepting_with(gateway.tls, config.handshake_timeout_s)
+        Accepting(sock, lambda: _Caller(gateway), **options)
     stopped = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
     if args.parent_fd is not None:

@@ -8,6 +8,7 @@ import os
 import select
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from nbray.client.memory import attach_over
-from nbray.client.own_folder import AGENT_SOCKET, own_folder, remove
+from nbray.client.own_folder import AGENT_SOCKET, Note, hand_on, own_folder, remove
 from nbray.client.road import Road
 from nbray.client.shortcuts import Shortcuts
 from nbray.common.addresses import joined, split
@@ -74,10 +75,11 @@ class Remote:
     """
 
     def __init__(
-        self, session: Session, agent: Child, report: Mapping[str, Any], status_fd: int,
-        worker_id: bytes,
+        self, session: Session, note: Note, agent: Child, report: Mapping[str, Any],
+        status_fd: int, worker_id: bytes,
     ) -> None:  # fmt: skip
         self.session = session
+        self._folder = [session]
         self._agent = agent
         self._status_fd = status_fd
         self._said = b""
@@ -95,7 +97,7 @@ class Remote:
         self.outside = Address(worker_id, b"", report["unix_path"], report["host"], report["port"])
         self.road = Road(session.socket_path(AGENT_SOCKET), self.state.grace_s)
         self.attach = attach_over(self.road, self.why_gone)
-        self.tunnel: bytes = bytes.fromhex(report["tunnel"])
+        self.tunnel = note.tunnel
         self._gateway: list[str | int] = report["gateway"]
         self._give_up_shortcuts: Callable[[], None] = lambda: None
 
@@ -119,6 +121,8 @@ class Remote:
             while True:
                 data = os.read(self._status_fd, 65536)
                 if not data:
+                    if self.state.state != GONE:
+                        self._mourn()
                     self._set(GONE, "the agent beside this program has ended", time.time())
                     if reactor is not None:
                         reactor.forget(self._status_fd)
@@ -135,6 +139,11 @@ class Remote:
             if reactor is not None and self.state.state == LOST:
                 passed = time.time() - self.state.since
                 reactor.call_later(max(0.0, _NOTEWORTHY_S - passed), self._tell_of_loss)
+
+    def _mourn(self) -> None:
+        """The agent has ended without a word: somebody else says goodbye to the gateway."""
+        with suppress(IndexError):  # as another thread does at this moment, or has done
+            hand_on(self._folder.pop())
 
     def _set(self, state: str, reason: str, since: float) -> None:
         before = self.state
@@ -174,8 +183,11 @@ class Remote:
     def close(self) -> None:
         """Leave the gateway, after what the core worker has said."""
         self._agent.terminate()
+        if self._agent.returncode:  # it was killed, and has not cleared up
+            self._hear()
+            for left in self._folder:
+                remove(left)
         os.close(self._status_fd)
-        remove(self.session)
 
 
 def place_of(address: str) -> str:
@@ -213,7 +225,7 @@ def connect(
         ConnectionError: there is no gateway, or it does not take this program in.
     """
     place = place_of(address)
-    session = own_folder(token)
+    session, note = own_folder(token, place, config.client_reconnect_grace_period)
     status_read, status_write = os.pipe()
     os.set_blocking(status_read, False)
     agent = None
@@ -221,22 +233,24 @@ def connect(
         prepare(session)
         agent = spawn(
             "nbray.client.agent",
-            ["--session-dir", str(session.path), "--address", place,
-             "--worker-id", worker_id.hex(), "--status-fd", str(status_write),
-             "--grace-s", str(config.client_reconnect_grace_period)],
+            ["--session-dir", str(session.path), "--worker-id", worker_id.hex(),
+             "--status-fd", str(status_write)],
             session.log_path("agent.log"), fate_shared=True, pass_fds=[status_write],
         )  # fmt: skip
         os.close(status_write)
         status_write = -1
         report = agent.wait_ready(2 * config.start_timeout_s)
-        return Remote(session, agent, report, status_read, worker_id)
+        return Remote(session, note, agent, report, status_read, worker_id)
     except BaseException as error:
-        if agent is not None:
+        if agent is None:
+            remove(session)
+        else:
             agent.terminate()
+            if agent.returncode:  # it was killed, and the gateway may have taken it in
+                hand_on(session)
         os.close(status_read)
         if status_write >= 0:
             os.close(status_write)
-        remove(session)
         if isinstance(error, ProcessStartError):
             raise ConnectionError(str(error)) from None
         raise

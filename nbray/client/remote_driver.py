@@ -17,6 +17,7 @@ import os
 import socket
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
 from typing import Any, cast
 
 from nbray.client.carrier import Carrier, StreamEnd, Wire
@@ -29,6 +30,7 @@ from nbray.common.config import Config
 from nbray.common.session import Session, SessionInfo
 from nbray.common.sparing_log import SparingLog
 from nbray.wire import tcp
+from nbray.wire.accepting import Accepting
 from nbray.wire.aio_tls import accepting_with, binding_in, connecting_with
 from nbray.wire.handshake import ClientHandshake, HandshakeError, ServerHandshake
 from nbray.wire.link import Answer, Opening
@@ -74,30 +76,29 @@ class RemoteDriver:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._handed: set[asyncio.Task[None]] = set()
-        self._servers: list[asyncio.AbstractServer] = []
+        self._servers: list[Accepting] = []
         self.unix_path = session.socket_path(f"d-{self.name}")
-        unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        unix.bind(self.unix_path)
-        unix.listen(512)
-        other = listen(info["node_ip"], config.min_worker_port, config.max_worker_port)
+        with ExitStack() as made:  # of which nothing stays if there is no free port
+            unix = made.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            unix.bind(self.unix_path)
+            made.callback(os.unlink, self.unix_path)
+            unix.listen(512)
+            other = listen(info["node_ip"], config.min_worker_port, config.max_worker_port)
+            made.pop_all()
         self.host, self.port = info["node_ip"], other.getsockname()[1]
         for sock in (unix, other):
-            self._start(self._listen(sock))
+            self._listen(sock)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _listen(self, sock: socket.socket) -> None:
-        if sock.family == socket.AF_UNIX:
-            server = await self._loop.create_unix_server(lambda: _AcceptedEnd(self), sock=sock)
-        else:
-            server = await self._loop.create_server(
-                lambda: _AcceptedEnd(self), sock=sock,
-                **accepting_with(self.tls, self.config.handshake_timeout_s),
-            )  # fmt: skip
-        self._servers.append(server)
+    def _listen(self, sock: socket.socket) -> None:
+        options: dict[str, Any] = {}
+        if sock.family != socket.AF_UNIX:
+            options = accepting_with(self.tls, self.config.handshake_timeout_s)
+        self._servers.append(Accepting(sock, lambda: _AcceptedEnd(self), **options))
 
     # --- how it is --------------------
 
@@ -130,8 +131,8 @@ class RemoteDriver:
             self._grace = None
 
     def _left(self, reason: str) -> None:
-        """It has ended the tunnel itself, and is told nothing."""
-        self.carrier.lose()
+        """It has ended the tunnel itself, and waits until it knows that this was heard."""
+        self.carrier.tunnel.acknowledge(at_once=True)
         self.end(reason)
 
     def end(self, reason: str) -> None:

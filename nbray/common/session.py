@@ -84,6 +84,15 @@ class Session:
         own = os.getpid()
         self._write("starter", f"{machine()} {own} {start_time(own)}".encode())
 
+    @property
+    def starter(self) -> int:
+        """The pid of the process that made the folder; 0 if that was not on this machine."""
+        try:
+            where, pid, _ = (self.path / "starter").read_text().split()
+        except (OSError, ValueError):
+            return 0
+        return int(pid) if where == machine() else 0
+
     def has_no_starter(self) -> bool:
         """Whether the process that made the folder has ended, as far as can be seen from here."""
         try:
@@ -192,6 +201,15 @@ class Session:
 
 def unfinished_sessions(older_s: float) -> Iterator[Session]:
     """The folders of starts that were killed, or were made so long ago and not heard of again."""
+    return (session for session, is_overdue in _unfinished(older_s) if is_overdue)
+
+
+def starting_sessions(older_s: float) -> Iterator[Session]:
+    """The folders of nodes that are being started at this moment."""
+    return (session for session, is_overdue in _unfinished(older_s) if not is_overdue)
+
+
+def _unfinished(older_s: float) -> Iterator[tuple[Session, bool]]:
     for root in known_roots():
         for path in root.iterdir():
             try:
@@ -199,9 +217,9 @@ def unfinished_sessions(older_s: float) -> Iterator[Session]:
             except OSError:
                 continue  # no session folder, or one that goes at this moment
             session = Session(path)
-            overdue = session.has_no_starter() or time.time() - began > older_s
-            if overdue and not (path / "session.json").exists():
-                yield session
+            is_overdue = session.has_no_starter() or time.time() - began > older_s
+            if not (path / "session.json").exists():
+                yield session, is_overdue
 
 
 def known_sessions() -> Iterator[tuple[Session, SessionInfo]]:

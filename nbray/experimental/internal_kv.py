@@ -53,8 +53,8 @@ def _ask(method: str, request: Any, reply_type: type[Any]) -> Any:
     return msgspec.msgpack.decode(reply, type=reply_type)
 
 
-def _key(key: _Text, namespace: _Text | None, is_prefix: bool = False) -> g.KvKey:
-    request = g.KvKey(_bytes(namespace), _bytes(key), is_prefix)
+def _key(key: _Text, namespace: _Text | None) -> g.KvKey:
+    request = g.KvKey(_bytes(namespace), _bytes(key))
     _check_size(request.namespace, request.key)
     return request
 
@@ -159,7 +159,9 @@ def _internal_kv_del(
         >>> _internal_kv_del("old/", del_by_prefix=True)
         2
     """
-    count: int = _ask("KvDel", _key(key, namespace, del_by_prefix), g.KvCount).count
+    request = g.KvDel(_bytes(namespace), _bytes(key), del_by_prefix)
+    _check_size(request.namespace, request.key)
+    count: int = _ask("KvDel", request, g.KvCount).count
     return count
 
 

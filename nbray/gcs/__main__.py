@@ -39,7 +39,7 @@ async def _main(args: argparse.Namespace) -> None:
         store = open_store(session.storage, session.path)
         gcs = GcsServer(token, Config.from_env(), store, session.calls_path)
         server, port = await serve(args.host, args.port, token, gcs.services())
-        near = await serve_near(session.calls_path(GCS), token, gcs.services())
+        near = serve_near(session.calls_path(GCS), token, gcs.services())
         gcs.tell_near = near.tell
     except (OSError, StorageError, ValueError) as error:
         report_ready(args.ready_fd, {"error": f"The GCS could not start: {error}."})

@@ -20,6 +20,7 @@ from nbray.gcs.kv.packages import PackageTable
 from nbray.gcs.kv.space import KeyValueSpace
 from nbray.gcs.loads import NodeLoads
 from nbray.gcs.nodes.table import NodeTable
+from nbray.gcs.receipts import Receipts
 from nbray.gcs.scaling import ScalingTables
 from nbray.gcs.series import Series
 from nbray.gcs.state import StateTables
@@ -60,8 +61,9 @@ class GcsServer:
         self._background = Background()
         self._failures = Failures()
         self._jobs = JobTable(store)
-        self._submissions = SubmissionTable(store)
-        self._kv = KeyValueSpace(store)
+        receipts = Receipts(store)
+        self._submissions = SubmissionTable(store, receipts)
+        self._kv = KeyValueSpace(store, receipts)
         self.packages = PackageTable(
             self._kv, store, self._job_lives, self._submissions.packages, config
         )

@@ -219,6 +219,7 @@ class StateTables:
 
     async def _set_dashboard(self, request: s.DashboardAddress) -> Empty:
         self._kv.put(_OWN_NAMESPACE, _DASHBOARD_KEY, msgspec.msgpack.encode(request))
+        await self._kv.durable()
         return Empty()
 
     async def _get_dashboard(self, _request: Empty) -> s.DashboardAddress:

@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING
 
 from nbray.common.config import Config
 from nbray.common.pids import start_time
-from nbray.common.session import Session, SessionInfo, known_sessions, unfinished_sessions
+from nbray.common.session import (
+    Session,
+    SessionInfo,
+    known_sessions,
+    starting_sessions,
+    unfinished_sessions,
+)
 
 if TYPE_CHECKING:
     import psutil
@@ -188,13 +194,22 @@ def _processes_of(session: Session, info: SessionInfo, first: int) -> list[psuti
 
 def end_unfinished_starts() -> int:
     """End what starts left that were killed before they were done; how many there were."""
-    longest = 2 * Config.from_env().start_timeout_s  # a GCS and a raylet, one after the other
     count = 0
-    for session in unfinished_sessions(longest):
+    for session in unfinished_sessions(_longest_start_s()):
         left = _processes_naming(session)
         FoundNode(session, "", False, left).stop()
         count += bool(left)
     return count
+
+
+def starters() -> list[int]:
+    """The processes that are starting nodes here at this moment."""
+    found = [session.starter for session in starting_sessions(_longest_start_s())]
+    return [pid for pid in found if pid]
+
+
+def _longest_start_s() -> float:
+    return 2 * Config.from_env().start_timeout_s  # a GCS and a raylet, one after the other
 
 
 def _processes_naming(session: Session) -> list[psutil.Process]:

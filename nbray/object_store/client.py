@@ -37,7 +37,10 @@ class Room:
         self._send = send
         self._later = later
         self._idle_s = config.put_room_idle_s
-        self._lock = threading.Lock()
+        # A finalizer of the program, or its handler of a signal, may write a value, too, and comes
+        # in the middle of what its own thread does here: it finds no room, and asks the raylet.
+        self._lock = threading.RLock()
+        self._busy = False
         self._blocks: list[tuple[int, int]] = []  # offset and end of what is uncut
         self._cut: dict[bytes, tuple[int, int]] = {}  # offset and size of what is being written
         self._lent_size = config.put_room_bytes
@@ -53,20 +56,26 @@ class Room:
         now = time.monotonic()
         offset = None
         with self._lock:
-            burst = now - self._last_use < _BURST_S
-            self._last_use = now
-            for index, (start, end) in enumerate(self._blocks):
-                if start + size <= end:
-                    self._blocks[index] = (start + size, end)
-                    self._cut[object_id] = (start, size)
-                    offset = start
-                    break
-            left = sum(end - start for start, end in self._blocks)
-            ask = (
-                burst and not self._asked and left <= self._lent_size // 2
-                and now >= self._refused_until
-            )  # fmt: skip
-            self._asked = self._asked or ask
+            if self._busy:
+                return None
+            try:
+                self._busy = True
+                burst = now - self._last_use < _BURST_S
+                self._last_use = now
+                for index, (start, end) in enumerate(self._blocks):
+                    if start + size <= end:
+                        self._blocks[index] = (start + size, end)
+                        self._cut[object_id] = (start, size)
+                        offset = start
+                        break
+                left = sum(end - start for start, end in self._blocks)
+                ask = (
+                    burst and not self._asked and left <= self._lent_size // 2
+                    and now >= self._refused_until
+                )  # fmt: skip
+                self._asked = self._asked or ask
+            finally:
+                self._busy = False
         if ask:
             self._send(om.RequestBuffer())
         return offset
@@ -84,17 +93,24 @@ class Room:
     def lent(self, message: om.BufferLent) -> None:
         """The raylet's answer. Under the baton."""
         with self._lock:
-            self._asked = False
-            old, self._blocks = self._blocks, []
-            if message.size:
-                self._lent_size = message.size
-                self._blocks.append((message.offset, message.offset + message.size))
-                # What is too short for most values is not kept beside the new block.
-                self._blocks += [b for b in old if b[1] - b[0] > message.size // 4]
-                old = [b for b in old if b not in self._blocks]
-            else:
-                self._refused_until = time.monotonic() + self._idle_s
-                self._blocks, old = old, []
+            if self._busy:  # this thread, which got the baton in the middle of it
+                self._later(0.0, lambda: self.lent(message))
+                return
+            try:
+                self._busy = True
+                self._asked = False
+                old, self._blocks = self._blocks, []
+                if message.size:
+                    self._lent_size = message.size
+                    self._blocks.append((message.offset, message.offset + message.size))
+                    # What is too short for most values is not kept beside the new block.
+                    self._blocks += [b for b in old if b[1] - b[0] > message.size // 4]
+                    old = [b for b in old if b not in self._blocks]
+                else:
+                    self._refused_until = time.monotonic() + self._idle_s
+                    self._blocks, old = old, []
+            finally:
+                self._busy = False
         self._return(old)
         if message.size:
             self._later(self._idle_s, self._check_idle)
@@ -112,6 +128,9 @@ class Room:
 
     def _return_all(self) -> None:
         with self._lock:
+            if self._busy:
+                self._later(0.0, self._return_all)
+                return
             blocks, self._blocks = self._blocks, []
         self._return(blocks)
 

@@ -71,7 +71,7 @@ class Reporter:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may print while its thread does
         self._sending = threading.Lock()
         self._batch = Batch()
         self._size = 0

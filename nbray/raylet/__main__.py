@@ -118,16 +118,16 @@ class _Node:
     async def _listen(self) -> None:
         raylet, token, closing = self.raylet, self.session.token, self._listens.callback
         host, services = self._args.node_ip, self.raylet.services()
-        unix = await serve_unix(raylet.socket_path, token, raylet)
+        unix = serve_unix(raylet.socket_path, token, raylet)
         closing(unix.close)
-        tcp = await serve_tcp(
+        tcp = serve_tcp(
             host, self.config.object_manager_port, token, raylet, raylet.take_bulk, self._tls
         )
         closing(tcp.close)
-        raylet.frame_port = tcp.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+        raylet.frame_port = tcp.port
         server, raylet.grpc_port = await serve(host, self.config.node_manager_port, token, services)
         self._listens.push_async_callback(server.stop, None)
-        near = await serve_near(self.session.calls_path(raylet.node_id.hex()), token, services)
+        near = serve_near(self.session.calls_path(raylet.node_id.hex()), token, services)
         closing(near.close)
 
     async def close(self) -> None:

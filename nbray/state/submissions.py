@@ -14,7 +14,7 @@ import msgspec
 from nbray.state import rows as r
 from nbray.state.queries import Query
 from nbray.wire import submission_messages as s
-from nbray.wire.gcs_messages import PACKAGES, KvCount, KvKey, KvPut, KvValue, UsePackage
+from nbray.wire.gcs_messages import PACKAGES, KvCount, KvDel, KvKey, KvPut, KvValue, UsePackage
 from nbray.wire.grpc_service import GrpcClient
 from nbray.wire.submission_messages import Submission
 
@@ -147,7 +147,7 @@ class Submissions:
 
     async def drop(self, prefix: str) -> None:
         """Delete the parts whose keys begin so."""
-        await self._gcs.call("KvDel", KvKey(PACKAGES, prefix.encode(), True), KvCount)
+        await self._gcs.call("KvDel", KvDel(PACKAGES, prefix.encode(), True), KvCount)
 
     async def close(self) -> None:
         """Close the channel."""

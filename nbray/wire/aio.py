@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 from nbray.common.config import Config
 from nbray.common.sparing_log import SparingLog
 from nbray.wire import tcp
+from nbray.wire.accepting import Accepting, accept_unix
 from nbray.wire.bulk import LINK_ID, BulkSocket
 from nbray.wire.frames import FrameError
 from nbray.wire.handshake import HandshakeError, ServerHandshake
@@ -314,24 +315,22 @@ class _Socket(asyncio.Protocol):
             connection.lost(self, reason, for_good=True)
 
 
-async def serve_unix(path: str, token: bytes, handler: FrameHandler) -> asyncio.AbstractServer:
+def serve_unix(path: str, token: bytes, handler: FrameHandler) -> Accepting:
     """Listen on a Unix socket at ``path``; peers must prove ``token``.
 
     Nothing can cut such a connection but the end of one of its processes.
     """
     server = FrameServer(token, handler, Config.from_env(), resumable=False)
-    loop = asyncio.get_running_loop()
-    return await loop.create_unix_server(lambda: _Socket(server), path, backlog=tcp.BACKLOG)
+    return accept_unix(path, lambda: _Socket(server))
 
 
-async def serve_tcp(
+def serve_tcp(
     host: str, port: int, token: bytes, handler: FrameHandler,
     on_bulk: Callable[[BulkSocket], None], tls: Tls | None,
-) -> asyncio.AbstractServer:  # fmt: skip
+) -> Accepting:  # fmt: skip
     """Listen on TCP ``host:port`` (0: any free port); peers must prove ``token``.
 
     ``on_bulk`` is given the sockets on which other raylets ask for objects.
     """
     server = FrameServer(token, handler, Config.from_env(), True, on_bulk, tls)
-    loop = asyncio.get_running_loop()
-    return await loop.create_server(lambda: _Socket(server), host, port, backlog=tcp.BACKLOG)
+    return Accepting(tcp.listen(host, port, port), lambda: _Socket(server))

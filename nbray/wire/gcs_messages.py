@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import msgspec
 
 from nbray.wire.causes import Cause
@@ -238,6 +240,11 @@ class ActorsHere(msgspec.Struct, array_like=True):
 # --- the key-value space --------------------------------------------------------------------
 
 
+def request_id() -> bytes:
+    """Random bytes by which a request is known again: what is repeated is done once."""
+    return os.urandom(12)
+
+
 class KvPut(msgspec.Struct, array_like=True):
     """Anybody to GCS. Answered by `KvCount`: 1 when the key is new."""
 
@@ -245,17 +252,26 @@ class KvPut(msgspec.Struct, array_like=True):
     key: bytes
     value: bytes
     overwrite: bool = True
+    request_id: bytes = msgspec.field(default_factory=request_id)
 
 
 class KvKey(msgspec.Struct, array_like=True):
-    """Anybody to GCS: ``KvGet`` (by `KvValue`), ``KvExists`` and ``KvDel`` (by `KvCount`).
+    """Anybody to GCS: ``KvGet`` (by `KvValue`) and ``KvExists`` (by `KvCount`).
 
-    Also ``KvKeys``, where the key is a prefix; ``KvDel`` may say that it is.
+    Also ``KvKeys``, where the key is a prefix.
     """
 
     namespace: bytes
     key: bytes
+
+
+class KvDel(msgspec.Struct, array_like=True):
+    """Anybody to GCS: delete a key, or all that begin so. Answered by `KvCount`."""
+
+    namespace: bytes
+    key: bytes
     is_prefix: bool = False
+    request_id: bytes = msgspec.field(default_factory=request_id)
 
 
 class KvValue(msgspec.Struct, array_like=True):

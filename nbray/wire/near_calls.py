@@ -26,9 +26,9 @@ from typing import Any, cast
 import msgspec
 
 from nbray.common.sparing_log import SparingLog
+from nbray.wire.accepting import Accepting, accept_unix
 from nbray.wire.frames import MALFORMED
 from nbray.wire.handshake import ClientHandshake, HandshakeError, ServerHandshake
-from nbray.wire.tcp import BACKLOG
 
 logger = logging.getLogger(__name__)
 _strangers = SparingLog(logger)
@@ -216,14 +216,11 @@ class NearServer:
             name: (msgspec.msgpack.Decoder(request_type), handler)
             for name, (request_type, handler) in handlers.items()
         }
-        self._listening: asyncio.AbstractServer | None = None
+        self._listening: Accepting | None = None
 
-    async def listen(self, path: str, token: bytes) -> None:
+    def listen(self, path: str, token: bytes) -> None:
         """Listen at ``path``; what is left there of a process that has ended is replaced."""
-        loop = asyncio.get_running_loop()
-        self._listening = await loop.create_unix_server(
-            lambda: _Served(self, token), path, backlog=BACKLOG
-        )
+        self._listening = accept_unix(path, lambda: _Served(self, token))
 
     def call(self, method: str, body: bytes) -> Any:
         """The answer to an encoded request, or a coroutine of it.
@@ -254,11 +251,11 @@ class NearServer:
             connection.tell(kind, body)
 
 
-async def serve_near(path: str, token: bytes, handlers: Handlers) -> NearServer:
+def serve_near(path: str, token: bytes, handlers: Handlers) -> NearServer:
     """Serve ``{method: (request type, handler)}`` to members on this machine, if that can be."""
     server = NearServer(handlers)
     try:
-        await server.listen(path, token)
+        server.listen(path, token)
     except OSError as error:
         logger.warning("Calls of this machine come by gRPC: %s: %s", path, error)
     return server

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import msgspec
 
+from nbray.wire.gcs_messages import request_id
+
 
 class Submission(msgspec.Struct, array_like=True):
     """A job that was submitted: what is to run, and what became of it.
@@ -71,6 +73,7 @@ class ChangeSubmission(msgspec.Struct, array_like=True):
     node_id: bytes = b""
     host: str = ""
     pid: int = 0
+    request_id: bytes = msgspec.field(default_factory=request_id)
 
 
 class SubmissionChanged(msgspec.Struct, array_like=True):

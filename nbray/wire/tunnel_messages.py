@@ -3,7 +3,8 @@
 After the handshake the driver's side says `Knock` and the gateway answers `Welcome`, each with its
 length in front (`packed`); then come frames of the tunnel. The header of each of its streams says
 what it is for (`Purpose`). A connection for which the driver says `Shortcut` instead leads to one
-worker, which takes it over; the gateway says `READY` when it has.
+worker, which takes it over; the gateway says `READY` when it has. One that says `Farewell` ends a
+driver whose own connection can say nothing any more.
 """
 
 from __future__ import annotations
@@ -53,7 +54,20 @@ class Shortcut(msgspec.Struct, array_like=True, tag=2):
     unix_path: str
 
 
-Visit = Knock | Shortcut
+class Farewell(msgspec.Struct, array_like=True, tag=3):
+    """For a driver whose agent has ended to the gateway: nobody comes back for that tunnel.
+
+    Whoever says it has proved the token, and knows the id, which only the driver's side has. It is
+    answered by a `Welcome` that refuses, whether the gateway knows of the tunnel or not.
+
+    Attributes:
+        tunnel: the driver's.
+    """
+
+    tunnel: bytes
+
+
+Visit = Knock | Shortcut | Farewell
 
 READY = b"\1"
 """The gateway to the driver: what is said from now on, the process hears itself."""

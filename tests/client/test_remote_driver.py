@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import psutil
@@ -19,7 +21,10 @@ from support.far_driver import TOKEN, forked_driver, gateway_of, my_remote, star
 from support.ports import refusing_port
 
 import nbray
+from nbray.client.remote_driver import RemoteDriver
 from nbray.common.addresses import split
+from nbray.common.config import Config
+from nbray.common.session import Session, SessionInfo
 from nbray.exceptions import LocalRayletDiedError
 from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.local import RunningNode
@@ -143,6 +148,22 @@ def test_a_wrong_token_another_nbray_and_nobody_are_told_apart(
         nbray.init(address, num_cpus=1)
 
 
+def test_a_driver_for_which_there_is_no_port_leaves_no_socket(session_root: Path) -> None:
+    session = Session.create()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        config = Config(min_worker_port=port, max_worker_port=port)
+        info = cast(SessionInfo, {"node_ip": "127.0.0.1"})
+
+        async def come() -> None:
+            RemoteDriver(session, info, b"token", config, b"driver", 1.0, lambda: None)
+
+        with pytest.raises(OSError, match="No port"):
+            asyncio.run(come())
+    assert not list((session.path / "sockets").iterdir())
+    session.remove()
+
+
 @pytest.mark.slow
 def test_strangers_take_neither_the_place_nor_the_time_of_drivers(
     head: RunningNode, address: str, monkeypatch: pytest.MonkeyPatch
@@ -256,7 +277,7 @@ def test_of_a_driver_that_was_killed_with_its_agent_nothing_stays(
     agent.kill()
     assert left.exists()
     nbray.init(address)
-    assert not left.exists(), "the next one has removed it"
+    wait_until(lambda: not left.exists(), "the end of the folder, of which the next one has heard")
     assert len(list(session_root.glob("remote-*"))) == 1
 
 

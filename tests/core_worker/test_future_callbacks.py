@@ -154,3 +154,22 @@ def test_callbacks_are_called_although_there_was_no_thread_for_them_at_first(
     called = threading.Event()
     helpers.run(called.set)
     assert called.wait(30)
+
+
+def test_a_finalizer_may_complete_a_future_while_its_thread_has_one_called_back(
+    cluster: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = HelperThreads(joined_core().peers.reactor, "finalized")
+    ran: queue.Queue[str] = queue.Queue()
+    start, nested = threads._start, [lambda: threads.run(lambda: ran.put("inner"))]
+
+    def started_after_a_collection() -> None:
+        for job in nested:
+            nested.clear()
+            job()
+        start()
+
+    monkeypatch.setattr(threads, "_start", started_after_a_collection)
+    one = threading.Thread(target=lambda: threads.run(lambda: ran.put("outer")), daemon=True)
+    one.start()
+    assert {ran.get(timeout=20), ran.get(timeout=20)} == {"inner", "outer"}

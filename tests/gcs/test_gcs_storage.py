@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.ports import free_port
 
+from nbray.gcs.receipts import Receipts
 from nbray.gcs.storage import StorageError, Store, Table, open_store
 from nbray.gcs.storage.backend import Batch
 from nbray.gcs.storage.memory import MemoryBackend
@@ -222,3 +224,42 @@ def test_what_cannot_be_opened_is_a_clear_error(folder: Path) -> None:
     (folder / "gcs.sqlite").write_bytes(b"this is no database" * 100)
     with pytest.raises(StorageError, match=r"gcs\.sqlite: file is not a database"):
         in_store("sqlite", folder, lambda store: None)
+
+
+def test_what_was_done_and_its_receipt_are_durable_together_and_the_newest_stay(
+    folder: Path,
+) -> None:
+    class Watched(MemoryBackend):
+        def write(self, batch: Batch) -> None:
+            batches.append({table for table, _ in batch})
+            super().write(batch)
+
+    batches: list[set[str]] = []
+
+    async def one_by_one() -> None:
+        store = Store(Watched())
+        receipts = Receipts(store)
+        for number in range(100):
+            with store.together():
+                store.put("done", b"%d" % number, b"")
+                time.sleep(0.0005)  # the thread that writes would have its chance
+                receipts.keep(b"%d" % number, 1)
+        await store.close()
+
+    asyncio.run(one_by_one())
+    assert all(tables == {"done", "receipts"} for tables in batches)
+
+    def keep(store: Store) -> None:
+        receipts = Receipts(store)
+        for number in range(10_005):
+            receipts.keep(b"%d" % number, number)
+        assert receipts.find(b"4") is None and receipts.find(b"5") == 5
+
+    def look(store: Store) -> None:
+        receipts = Receipts(store)
+        assert receipts.find(b"4") is None and receipts.find(b"10004") == 10_004
+        receipts.keep(b"new", 1)
+        assert receipts.find(b"5") is None, "the oldest goes first"
+
+    in_store("sqlite", folder, keep)
+    in_store("sqlite", folder, look)

@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 from support.commands import command
@@ -20,11 +21,13 @@ from support.stopping import stand_still
 
 import nbray
 from nbray.common.config import Config
+from nbray.driver.driver import current_core
 from nbray.exceptions import ActorDiedError
 from nbray.experimental import internal_kv as kv
 from nbray.testing import processes_of, wait_until
 from nbray.testing.processes import kill_all
 from nbray.util.state import list_actors, list_jobs
+from nbray.wire import gcs_messages as g
 
 
 def test_the_key_value_space_is_rays(cluster: Path) -> None:
@@ -43,6 +46,28 @@ def test_the_key_value_space_is_rays(cluster: Path) -> None:
     assert not kv._internal_kv_exists("ab", namespace="n")
     assert kv._internal_kv_del("nothing") == 0
     assert kv._internal_kv_get("nothing") is None
+
+
+def test_what_is_asked_again_of_a_gcs_that_was_killed_is_answered_as_the_first_time(
+    cluster: Path,
+) -> None:
+    def ask(method: str, request: g.KvPut | g.KvDel) -> int:
+        answer = current_core().peers.gcs_call(method, msgspec.msgpack.encode(request))
+        return msgspec.msgpack.decode(answer, type=g.KvCount).count
+
+    kv._internal_kv_put("old/1", b"")
+    kv._internal_kv_put("old/2", b"")
+    asked = {
+        "KvPut": g.KvPut(b"", b"lock", b"mine", overwrite=False),
+        "KvDel": g.KvDel(b"", b"old", True),
+    }
+    assert [ask(*one) for one in asked.items()] == [1, 2]
+    assert ask("KvPut", g.KvPut(b"", b"old/3", b"of another")) == 1
+    kill_gcs(cluster)
+    assert [ask(*one) for one in asked.items()] == [1, 2], "whoever asked had heard no answer"
+    assert ask("KvPut", g.KvPut(b"", b"lock", b"yours", overwrite=False)) == 0
+    assert kv._internal_kv_get("lock") == b"mine"
+    assert kv._internal_kv_get("old/3") == b"of another", "nothing is done twice"
 
 
 def test_running_tasks_never_notice_and_calls_wait(cluster: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nbray.gcs.receipts import Receipts
 from nbray.gcs.storage import Store
 from nbray.gcs.storage.memory import MemoryBackend
 from nbray.gcs.storage.sqlite import SqliteBackend
@@ -84,9 +85,13 @@ def test_of_many_supervisors_one_at_most_is_ever_let_run(said: list[tuple[Event,
     assert not let or job.attempt in let
 
 
+def table_on(store: Store) -> SubmissionTable:
+    return SubmissionTable(store, Receipts(store))
+
+
 def test_rows_are_there_again_after_a_restart_and_a_request_is_taken_once(tmp_path: Path) -> None:
     async def first() -> None:
-        table = SubmissionTable(Store(SqliteBackend(tmp_path / "gcs.db")))
+        table = table_on(Store(SqliteBackend(tmp_path / "gcs.db")))
         submitted = s.SubmitJob(s.Submission("a", "true", request_id=b"1"))
         assert (await table._submit(submitted)).done
         assert (await table._submit(submitted)).done, "the answer had been lost"
@@ -94,7 +99,7 @@ def test_rows_are_there_again_after_a_restart_and_a_request_is_taken_once(tmp_pa
         assert not refused.done and "already exists" in refused.why
 
     async def second() -> None:
-        table = SubmissionTable(Store(SqliteBackend(tmp_path / "gcs.db")))
+        table = table_on(Store(SqliteBackend(tmp_path / "gcs.db")))
         found = await table._get(s.SubmissionId("a"))
         assert found.row is not None and found.row.entrypoint == "true"
         assert (await table._change(say(Event.CLAIMED))).done
@@ -104,9 +109,28 @@ def test_rows_are_there_again_after_a_restart_and_a_request_is_taken_once(tmp_pa
     asyncio.run(second())
 
 
+def test_who_asks_again_to_stop_or_to_forget_a_job_is_told_that_it_was_done(tmp_path: Path) -> None:
+    stop, forget = say(Event.ASKED_TO_STOP, b""), say(Event.DELETED, b"")
+
+    async def once(request: s.ChangeSubmission) -> None:
+        table = table_on(Store(SqliteBackend(tmp_path / "gcs.db")))
+        await table._submit(s.SubmitJob(s.Submission("a", "true", request_id=b"1")))
+        assert (await table._change(request)).done
+
+    async def again(request: s.ChangeSubmission) -> None:
+        table = table_on(Store(SqliteBackend(tmp_path / "gcs.db")))
+        assert (await table._change(request)).done, "its answer had been lost"
+        other = say(Event(request.event), b"")
+        assert not (await table._change(other)).done
+
+    for request in (stop, forget):
+        asyncio.run(once(request))
+        asyncio.run(again(request))
+
+
 def test_a_watcher_hears_of_each_change_and_begins_anew_with_another_gcs() -> None:
     async def story() -> None:
-        table = SubmissionTable(Store(MemoryBackend()))
+        table = table_on(Store(MemoryBackend()))
         for name in ("a", "b"):
             await table._submit(s.SubmitJob(s.Submission(name, "true", request_id=name.encode())))
         reply = await table._watch(s.WatchSubmissions())
@@ -129,7 +153,7 @@ def test_a_watcher_hears_of_each_change_and_begins_anew_with_another_gcs() -> No
 
 def test_ended_jobs_are_a_ring_and_large_tables_come_in_parts() -> None:
     async def story() -> None:
-        table = SubmissionTable(Store(MemoryBackend()))
+        table = table_on(Store(MemoryBackend()))
         for number in range(1010):
             name = str(number)
             large = s.Submission(name, "x" * 90_000, request_id=name.encode())

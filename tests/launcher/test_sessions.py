@@ -264,7 +264,10 @@ def test_a_start_that_stands_still_is_no_start_that_was_killed(
     start = _start("while they come up", signal.SIGSTOP)
     wait_until_still(start.pid)
     wait_until(lambda: running(home, "nbray.raylet"), "the raylet")
-    assert command("stop").stdout == "No node to stop.\n", "it may still be starting"
+    assert command("stop").stdout == (
+        f"Left alone: process {start.pid} is starting a node. Interrupt it, or stop the node then."
+        "\n"
+    ), "it may still be starting"
     monkeypatch.setenv("NBRAY_START_TIMEOUT_S", "0.01")
     assert command("stop").stdout == "Stopped 1 node(s).\n"
     start.kill()

@@ -106,7 +106,7 @@ def test_a_handler_that_raises_breaks_neither_its_connection_nor_the_rest_of_the
             None,
         )
         path = session.socket_path("broken")
-        server = await serve_unix(path, token, raylet)
+        server = serve_unix(path, token, raylet)
         answers = await asyncio.to_thread(ask, path)
         server.close()
         await gcs.close()

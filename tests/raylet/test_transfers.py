@@ -111,8 +111,8 @@ def under(request: pytest.FixtureRequest, certificates: Tls) -> Iterator[None]:
 async def sending(store: Store) -> AsyncIterator[Callable[..., ObjectReceiver]]:
     """A raylet's port that sends what the store has, and receivers of it."""
     sender = ObjectSender(store.find, store.find_now, stall_s=5.0)
-    server = await serve_tcp("127.0.0.1", 0, TOKEN, Frames(), sender.take, TLS[0])
-    port = server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+    server = serve_tcp("127.0.0.1", 0, TOKEN, Frames(), sender.take, TLS[0])
+    port = server.port
     made: list[ObjectReceiver] = []
     others: dict[bytes, ObjectReceiver] = {}
 

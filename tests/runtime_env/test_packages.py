@@ -20,6 +20,7 @@ from nbray.exceptions import RuntimeEnvSetupError
 from nbray.experimental import internal_kv as kv
 from nbray.gcs.kv.packages import PackageTable
 from nbray.gcs.kv.space import KeyValueSpace
+from nbray.gcs.receipts import Receipts
 from nbray.gcs.storage import open_store
 from nbray.runtime_env import packaging, unzip
 from nbray.runtime_env.packaging import PackageError
@@ -37,7 +38,7 @@ def test_a_package_stays_while_a_job_lives_and_a_little_longer(tmp_path: Path) -
 
     async def scenario() -> None:
         store = open_store("sqlite", tmp_path)
-        space = KeyValueSpace(store)
+        space = KeyValueSpace(store, Receipts(store))
         table = PackageTable(space, store, lambda: living.__contains__, set, config)
         _, use = table.services()["UsePackage"]
 
@@ -268,7 +269,7 @@ def test_a_package_that_cannot_be_fails_where_it_is_said(cluster: Path, tmp_path
 def test_a_package_is_read_from_the_store_and_not_held_in_memory(tmp_path: Path) -> None:
     async def scenario() -> None:
         store = open_store("sqlite", tmp_path)
-        space = KeyValueSpace(store)
+        space = KeyValueSpace(store, Receipts(store))
         services = space.services()
 
         async def ask(method: str, *facts: object) -> object:
@@ -284,7 +285,7 @@ def test_a_package_is_read_from_the_store_and_not_held_in_memory(tmp_path: Path)
         assert held < 10 * MB
         assert await ask("KvGet", g.PACKAGES, b"a#0") == g.KvValue(part)
         assert await ask("KvExists", g.PACKAGES, b"a#39") == g.KvCount(1)
-        again = KeyValueSpace(store)
+        again = KeyValueSpace(store, Receipts(store))
         assert again.has(g.PACKAGES, b"a#7") and not again.has(b"other", b"a#7")
         assert await ask("KvDel", g.PACKAGES, b"a#", True) == g.KvCount(40)
         assert await ask("KvGet", g.PACKAGES, b"a#0") == g.KvValue(None)
@@ -298,7 +299,7 @@ def test_a_package_whose_name_begins_like_that_of_another_stays(tmp_path: Path) 
 
     async def scenario() -> None:
         store = open_store("sqlite", tmp_path)
-        space = KeyValueSpace(store)
+        space = KeyValueSpace(store, Receipts(store))
         table = PackageTable(space, store, lambda: {b"one"}.__contains__, set, config)
         _, use = table.services()["UsePackage"]
         for uri, job in ((b"gcs://env.tar", b"ended"), (b"gcs://env.tar.gz", b"one")):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
 import signal
+import threading
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from support.commands import command
 from support.web import bearer, fetch
 
 import nbray
+from nbray.core_worker.tell.metrics import Recorded
 from nbray.driver.context import NbrayContext
 from nbray.state.exposition import Exposition
 from nbray.testing import wait_until
@@ -34,6 +38,41 @@ def parsed(text: str) -> list[tuple[str, dict[str, str], float]]:
         labels = dict(re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', match[2]))
         found.append((match[1], labels, float(match[3])))
     return found
+
+
+def test_a_finalizer_may_record_in_the_middle_of_a_record() -> None:
+    records = Recorded()
+
+    class Ring:
+        def __init__(self) -> None:
+            self.ring = self
+
+        def __del__(self) -> None:
+            records.record(None, "counter", "ended", "", {}, 1.0, [])
+            records.record(None, "histogram", "taken", "", {}, 2.0, [1.0])
+
+    class Boundaries(list[float]):
+        rings = 1
+
+        def __len__(self) -> int:  # while it is recorded for the first time
+            if self.rings:
+                self.rings = 0
+                Ring()
+                gc.collect()
+            return super().__len__()
+
+    def record() -> None:
+        records.record(None, "histogram", "taken", "", {}, 0.5, Boundaries([1.0]))
+
+    thread = threading.Thread(target=record, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive(), "it waits for itself"
+    sink = Mock()
+    records.tell(sink)
+    ((told,), _) = sink.to_raylet.call_args
+    assert {row.name: row.value for row in told.rows} == {"ended": 1.0, "taken": 2.5}
+    assert {row.name: row.counts for row in told.rows}["taken"] == [1, 1]
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def run(
 
     async def both() -> None:
         handlers = {"Ask": (KvKey, answer), "Echo": (KvKey, echo)}
-        server = await serve_near(str(path), TOKEN, handlers)
+        server = serve_near(str(path), TOKEN, handlers)
         calls = NearCalls(str(path), TOKEN)
         try:
             await what(server, calls)
@@ -252,7 +252,7 @@ def test_a_server_that_ends_leaves_no_call_without_a_word_and_its_successor_is_f
         server.close()
         assert await waiting is None
         assert await calls.call("Ask", ASK, 30.0) is None
-        again = await serve_near(str(tmp_path / "s"), TOKEN, {"Ask": (KvKey, echo)})
+        again = serve_near(str(tmp_path / "s"), TOKEN, {"Ask": (KvKey, echo)})
         while (reply := await calls.call("Ask", ASK, 30.0)) is None:
             await asyncio.sleep(0.02)
         assert value_of(reply) == b"key"
@@ -283,7 +283,7 @@ def test_a_patient_client_of_a_server_that_has_gone_waits_no_longer_than_the_cal
     tmp_path: Path,
 ) -> None:
     async def leave() -> None:
-        server = await serve_near(str(tmp_path / "s"), TOKEN, {"Echo": (KvKey, echo)})
+        server = serve_near(str(tmp_path / "s"), TOKEN, {"Echo": (KvKey, echo)})
         client = GrpcClient("127.0.0.1:9", TOKEN, patience_s=60.0, near=str(tmp_path / "s"))
         await client.call_raw("Echo", ASK)
         server.close()

@@ -57,7 +57,7 @@ class StreamWriters:
         self._blocking = blocking
         self._taken: dict[bytes, int] = {}
         self._waiting: dict[bytes, tuple[Connection, _Waits]] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer in a thread that holds it may get the baton
 
     def on_taken(self, message: m.ItemsTaken) -> None:
         """The reader of a stream has taken items."""
@@ -100,13 +100,16 @@ class StreamWriters:
 
     def _has_to_wait(self, owner: Connection, spec: TaskSpec, sent: int, waiter: _Waits) -> bool:
         """Whether the reader is too far behind; ``waiter`` is told of news then."""
+        if not (owner.closed or self._is_behind(spec, sent)):
+            return False
         with self._lock:  # an owner that is lost behind the look is told of to whoever waits
-            if owner.closed:
-                raise OwnerDiedError(f"The process that reads the items of {spec.name} has ended.")
-            if not self._is_behind(spec, sent):
-                return False
             self._waiting[spec.task_id] = (owner, waiter)
-            return True
+            if not owner.closed and self._is_behind(spec, sent):
+                return True
+            self._waiting.pop(spec.task_id, None)
+        if owner.closed:
+            raise OwnerDiedError(f"The process that reads the items of {spec.name} has ended.")
+        return False
 
     def send(self, owner: Connection, spec: TaskSpec, index: int, packed: Serialized) -> None:
         """Store and send one item; from the thread that runs the task."""

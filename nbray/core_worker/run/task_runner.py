@@ -20,6 +20,7 @@ from nbray.common.ids import TaskID, return_id
 from nbray.common.text import as_name
 from nbray.core_worker.context import TaskContext
 from nbray.core_worker.identity import Identity
+from nbray.core_worker.run.arriving import Arriving
 from nbray.core_worker.run.functions import Functions
 from nbray.core_worker.run.returned_values import Making, ReturnedValues
 from nbray.core_worker.run.scope import TaskScope
@@ -59,8 +60,9 @@ class TaskRunner:
 
     def __init__(
         self, me: Identity, values: Values, making: Making, writers: StreamWriters,
-        scope: TaskScope, events: TaskEventLog,
+        scope: TaskScope, events: TaskEventLog, arriving: Arriving,
     ) -> None:  # fmt: skip
+        self._arriving = arriving
         self._me = me
         self._values = values
         self._making = making
@@ -141,7 +143,9 @@ class TaskRunner:
         unpacked = False
         made = ReturnedValues(self._making, owner.state, spec, done)
         try:
-            args, kwargs = unpack(self._values, spec)
+            dependencies = spec.dependencies
+            arrived = await self._arriving.all_of(dependencies) if dependencies else None
+            args, kwargs = unpack(self._values, spec, arrived=arrived)
             unpacked = True
             result = self.function(spec)(*args, **kwargs)
             if inspect.iscoroutine(result) or isinstance(result, asyncio.Future):

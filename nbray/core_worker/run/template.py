@@ -33,6 +33,7 @@ from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.current import set_core
 from nbray.core_worker.run import main_module
 from nbray.core_worker.run.actor_host import ActorHost, Host
+from nbray.core_worker.run.arriving import Arriving
 from nbray.core_worker.run.asides import Asides
 from nbray.core_worker.run.executor import Executor
 from nbray.core_worker.run.failures import FailureTeller
@@ -309,7 +310,8 @@ def _build_runner(core: CoreWorker) -> tuple[Executor, TaskRunner, Surroundings]
     scope = TaskScope(me, events)
     making = Making(core.config, core.table, core.stored)
     writers = StreamWriters(core.reactor, core.table, core.borrowing, core.stored, core.blocking)
-    runner = TaskRunner(me, values, making, writers, scope, events)
+    arriving = Arriving(values, core.stored)
+    runner = TaskRunner(me, values, making, writers, scope, events, arriving)
     counts = RunCounts(core)
 
     def make_host(spec: ActorSpec, host: Host) -> ActorHost:

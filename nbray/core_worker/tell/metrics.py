@@ -2,6 +2,10 @@
 
 Counters and histograms are told as what was added, gauges as they are, a batch each `_PERIOD_S`
 while something is recorded. Before a process joins a cluster its records wait here.
+
+A finalizer of the program or its handler of a signal may record, too, and come at any moment:
+also in the middle of a record of the same thread, which holds the lock then. So that is one that a
+thread may take again, and nothing that was read stays in use over what may let others in.
 """
 
 from __future__ import annotations
@@ -25,14 +29,14 @@ class Recorded:
     """The records of one process; its methods may be called from any thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._rows: dict[tuple[str, tuple[tuple[str, str], ...]], MetricRow] = {}
         self._telling: Sink | None = None
         self._warned = False
 
     def forget_in_fork(self) -> None:
         """A fork does not tell what its parent has recorded, which may be recording now."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._rows.clear()
         self._telling = None
 
@@ -49,8 +53,8 @@ class Recorded:
                     self._warn(name)
                     return
                 counts = [0] * (len(boundaries) + 1) if kind == "histogram" else []
-                row = MetricRow(kind, name, description, tags, None, boundaries, counts)
-                self._rows[key] = row
+                new = MetricRow(kind, name, description, tags, None, boundaries, counts)
+                row = self._rows.setdefault(key, new)
             if kind == "gauge":
                 row.value = value
             else:
@@ -71,9 +75,9 @@ class Recorded:
     def tell(self, sink: Sink) -> None:
         """Send what was recorded; under the baton."""
         with self._lock:
-            rows, self._rows = list(self._rows.values()), {}
+            rows, self._rows = self._rows, {}
         if rows:
-            sink.to_raylet(MetricsRecorded(rows))
+            sink.to_raylet(MetricsRecorded(list(rows.values())))
 
     def _warn(self, name: str) -> None:
         if not self._warned:

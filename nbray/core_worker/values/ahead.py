@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from nbray.wire import object_messages as om
 from nbray.wire.records import Address, Stored
@@ -45,15 +46,41 @@ class Asked:
 
     __slots__ = ("answers", "object_id", "owner", "stored", "waiter")
 
-    def __init__(self, object_id: bytes, owner: Address, stored: Stored) -> None:
+    def __init__(
+        self, object_id: bytes, owner: Address, stored: Stored, waiter: Waiter | None = None
+    ) -> None:
         self.object_id = object_id
         self.owner = owner
         self.stored = stored
-        self.waiter = Waiter()
+        self.waiter = waiter or Waiter()
         self.answers: list[Pin | None] = []
 
 
 Ask = Callable[[list[Asked]], None]
+
+
+class Takes(Protocol):
+    """Has what the raylet was asked about values before they are read."""
+
+    def take(self, object_id: bytes, stored: Stored) -> Asked | None:
+        """What the raylet was asked about this value, which is read now; None if nothing was."""
+
+
+class Arrived:
+    """Values that the raylet was asked for, and that are here."""
+
+    def __init__(self) -> None:
+        self._asked: dict[bytes, list[Asked]] = {}
+
+    def keep(self, asked: Asked) -> None:
+        """The raylet has answered."""
+        self._asked.setdefault(asked.object_id, []).append(asked)
+
+    def take(self, object_id: bytes, stored: Stored) -> Asked | None:
+        """See `Takes`."""
+        several = self._asked.get(object_id)
+        asked = several.pop(0) if several else None
+        return asked if asked is not None and asked.stored is stored else None
 
 
 class Ahead:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from nbray.common.config import Config
-from nbray.core_worker.values.ahead import Ahead
+from nbray.core_worker.values.ahead import Ahead, Takes
 from nbray.core_worker.values.serializability import unpicklable
 from nbray.core_worker.values.serialization import (
     SIMPLE,
@@ -69,7 +69,7 @@ class Opens(Protocol):
 
     def argument(
         self, object_id: bytes, owner: Address, sent: Value | None, may_wait: bool,
-        ahead: Ahead | None,
+        ahead: Takes | None,
     ) -> Any:  # fmt: skip
         """The value of a ref argument; raises what it says."""
 
@@ -202,9 +202,11 @@ def opened(
 
 
 def unpack(
-    values: Opens, spec: TaskSpec, may_wait: bool = True
+    values: Opens, spec: TaskSpec, may_wait: bool = True, arrived: Takes | None = None
 ) -> tuple[list[Any], dict[str, Any]]:
     """The arguments of a task that runs here; raises what an argument's task raised.
+
+    ``arrived`` has large ones that were asked for before.
 
     Raises:
         ArgumentsLost: not ``may_wait``, and some have to be made again.
@@ -216,7 +218,9 @@ def unpack(
     if not dependencies:
         return args, kwargs
     lost: dict[bytes, list[bytes]] = {}
-    ahead = values.arguments_ahead(dependencies) if len(dependencies) > 1 else None
+    ahead = arrived
+    if ahead is None and len(dependencies) > 1:
+        ahead = values.arguments_ahead(dependencies)
     for dependency in dependencies:
         object_id = dependency.object_id
         try:

@@ -37,7 +37,7 @@ class HelperThreads:
         self._name = name
         self._most_at_once = most_at_once
         self._jobs: deque[Callable[[], object]] = deque()
-        self._changed = threading.Condition(threading.Lock())
+        self._changed = threading.Condition()  # which a finalizer of its thread may take again
         self._threads = 0
         self._idle = 0
         self._begun = 0

@@ -13,7 +13,7 @@ from nbray.core_worker.own.batch import Batch
 from nbray.core_worker.own.borrowing import Borrowing
 from nbray.core_worker.own.counting import Counting
 from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
-from nbray.core_worker.values.ahead import Ahead, Asked
+from nbray.core_worker.values.ahead import Ahead, Asked, Takes
 from nbray.core_worker.values.blocking import Blocking
 from nbray.core_worker.values.callbacks import CallbackFuture, HelperThreads
 from nbray.core_worker.values.serialization import deserialize
@@ -239,13 +239,25 @@ class Values:
 
     def argument(
         self, object_id: bytes, owner: Address, sent: Value | None, may_wait: bool,
-        ahead: Ahead | None,
+        ahead: Takes | None,
     ) -> Any:  # fmt: skip
         """The value of a ref argument, whose owner is asked if it was not ``sent``."""
         self._table.borrow(object_id, owner)
         if sent is None:
             sent = self._ask_owner(object_id, owner)
         return self.open(object_id, owner, sent, None, may_wait, ahead)
+
+    def when_known(self, object_id: bytes, owner: Address, waiter: Waiter) -> ObjectEntry:
+        """Like `argument`, for who does not wait in a thread: the entry of an object, whose value
+        is there when ``waiter`` is complete. It is counted once more, until `let_go`.
+        """
+        entry = self._counting.refer(object_id, owner)
+        self._reactor.post(partial(self._enlist, object_id, entry, waiter))
+        return entry
+
+    def let_go(self, object_id: bytes) -> None:
+        """Whoever asked by `when_known` needs the object no more."""
+        self._table.note([object_id], -1)
 
     def _ask_owner(self, object_id: bytes, owner: Address) -> Value:
         entry = self._counting.refer(object_id, owner)
@@ -363,7 +375,7 @@ class Values:
 
     def open(
         self, object_id: bytes, owner: Address, value: Value, deadline: float | None = None,
-        ask_owner: bool = True, ahead: Ahead | None = None,
+        ask_owner: bool = True, ahead: Takes | None = None,
     ) -> Any:  # fmt: skip
         """Unpickle a complete value, or raise what it says; see `StoredValues.map`."""
         data: bytes | memoryview | Value | None = value

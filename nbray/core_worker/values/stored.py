@@ -68,6 +68,7 @@ class StoredValues:
 
     Attributes:
         unpins: the values that nothing here shows any more, of which the raylet is to be told.
+        most_ahead: so many bytes may be asked for before their turn comes, and one value.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class StoredValues:
         self._attach = attach
         self._free_first = free_first
         self._memory: StoreMemory | None = None
-        self._most_ahead = 0
+        self.most_ahead = 0
         self._pinned: dict[bytes, list[Asked]] = {}
         self.unpins: deque[bytes] = deque()
         self._told: deque[m.Message] = deque()
@@ -97,7 +98,7 @@ class StoredValues:
     def attach(self, path: str, size: int) -> None:
         """The raylet says where the memory of the store is."""
         self._memory = self._attach(path, size, self._me.worker_id)
-        self._most_ahead = min(_MOST_AHEAD, size // 8)
+        self.most_ahead = min(_MOST_AHEAD, size // 8)
 
     def detach(self) -> None:
         """Let go of the memory; arrays over it live on, and keep it mapped."""
@@ -214,7 +215,7 @@ class StoredValues:
             tried.update(stored.node_ids)
             if asked is None:
                 asked = Asked(object_id, owner, stored)
-                self._ask([asked])
+                self.ask([asked])
             pin = self._answer(asked, deadline)
             asked = None
             reply = pin.reply
@@ -251,9 +252,9 @@ class StoredValues:
 
     def ahead(self, wanted: Iterable[Asked]) -> Ahead:
         """Asks for those values before they are mapped, one after the other."""
-        return Ahead(wanted, self._ask, self._most_ahead)
+        return Ahead(wanted, self.ask, self.most_ahead)
 
-    def _ask(self, several: list[Asked]) -> None:
+    def ask(self, several: list[Asked]) -> None:
         """Ask the raylet for objects."""
 
         def ask() -> None:
@@ -268,7 +269,7 @@ class StoredValues:
     def _answer(self, asked: Asked, deadline: float | None) -> Pin:
         """The raylet's answer, also when that is an error."""
         left = None if deadline is None else max(0.001, deadline - time.monotonic())
-        if not self._turns.wait(asked.waiter, left):
+        if not asked.answers and not self._turns.wait(asked.waiter, left):
             raise GetTimeoutError(
                 f"Get timed out while object {asked.object_id.hex()} was fetched."
             )
@@ -294,10 +295,16 @@ class StoredValues:
             answer.append(value)
             waiter.complete_one()
 
-        nodes = list(tried)
-        self._turns.inbox.append(lambda: self._find(object_id, owner, nodes, on_value))
+        self.find(object_id, owner, list(tried), on_value)
         left = None if deadline is None else max(0.001, deadline - time.monotonic())
         return answer[0] if self._blocking.wait(waiter, left) else None
+
+    def find(
+        self, object_id: bytes, owner: Address, tried: list[bytes],
+        then: Callable[[Value | None], None],
+    ) -> None:  # fmt: skip
+        """``then`` gets, under the baton, what `newer` gives."""
+        self._turns.post(lambda: self._find(object_id, owner, tried, then))
 
     # --- under the baton --------------------
 

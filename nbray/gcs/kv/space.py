@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from nbray.gcs.receipts import Receipts
 from nbray.gcs.storage import Store
 from nbray.wire import gcs_messages as g
 from nbray.wire.grpc_service import Handler
@@ -21,8 +22,9 @@ _BULK = "kv of packages"
 class KeyValueSpace:
     """The GCS methods that begin with ``Kv``."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, receipts: Receipts) -> None:
         self._store = store
+        self._receipts = receipts
         self._values = dict(store.rows(_TABLE))
         self._stored = dict.fromkeys(store.keys(_BULK))
 
@@ -32,7 +34,7 @@ class KeyValueSpace:
             "KvPut": (g.KvPut, self._put),
             "KvGet": (g.KvKey, self._get),
             "KvGetMany": (g.KvMany, self._get_many),
-            "KvDel": (g.KvKey, self._del),
+            "KvDel": (g.KvDel, self._del),
             "KvKeys": (g.KvKey, self._keys),
             "KvExists": (g.KvKey, self._exists),
         }
@@ -55,6 +57,10 @@ class KeyValueSpace:
         else:
             self._values[row] = value
             self._store.put(_TABLE, row, value)
+
+    async def durable(self) -> None:
+        """Returns when all that was put and deleted is safe."""
+        await self._store.durable()
 
     def delete(self, namespace: bytes, key: bytes) -> None:
         """Delete a key, if it is there; safe after the store's next ``durable``."""
@@ -86,11 +92,16 @@ class KeyValueSpace:
         return self._values.get(row)
 
     async def _put(self, request: g.KvPut) -> g.KvCount:
-        there = self.has(request.namespace, request.key)
-        if request.overwrite or not there:
-            self.put(request.namespace, request.key, request.value)
+        count = self._receipts.find(request.request_id)
+        if count is None:
+            there = self.has(request.namespace, request.key)
+            count = int(not there)
+            if request.overwrite or not there:
+                with self._store.together():
+                    self.put(request.namespace, request.key, request.value)
+                    self._receipts.keep(request.request_id, count)
         await self._store.durable()
-        return g.KvCount(int(not there))
+        return g.KvCount(count)
 
     async def _get(self, request: g.KvKey) -> g.KvValue:
         return g.KvValue(await self._read(request.namespace, request.key))
@@ -98,12 +109,17 @@ class KeyValueSpace:
     async def _get_many(self, request: g.KvMany) -> g.KvValues:
         return g.KvValues([await self._read(request.namespace, key) for key in request.keys])
 
-    async def _del(self, request: g.KvKey) -> g.KvCount:
-        if request.is_prefix:
-            count = self.delete_all(request.namespace, request.key)
-        else:
-            count = int(self.has(request.namespace, request.key))
-            self.delete(request.namespace, request.key)
+    async def _del(self, request: g.KvDel) -> g.KvCount:
+        count = self._receipts.find(request.request_id)
+        if count is None:
+            with self._store.together():
+                if request.is_prefix:
+                    count = self.delete_all(request.namespace, request.key)
+                else:
+                    count = int(self.has(request.namespace, request.key))
+                    self.delete(request.namespace, request.key)
+                if count:
+                    self._receipts.keep(request.request_id, count)
         await self._store.durable()
         return g.KvCount(count)
 

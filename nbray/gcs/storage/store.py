@@ -19,6 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from nbray.gcs.storage.backend import Backend, Batch, StorageError
 
@@ -85,6 +86,10 @@ class Store:
     def delete(self, table: str, key: bytes) -> None:
         """Delete a row, soon; there need not be one."""
         self._queue(table, key, None)
+
+    def together(self) -> AbstractContextManager[object]:
+        """What is written within becomes durable together: a crash leaves all of it, or nothing."""
+        return self._lock
 
     def _queue(self, table: str, key: bytes, value: bytes | None) -> None:
         with self._lock:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from nbray.gcs.receipts import Receipts
 from nbray.gcs.storage import Store, Table
 from nbray.gcs.submissions.life import ENDED, Event
 from nbray.gcs.submissions.machine import change
@@ -31,8 +32,9 @@ _PACKAGE = re.compile(r'gcs://[^"]+')
 class SubmissionTable:
     """The GCS methods on submitted jobs."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, receipts: Receipts) -> None:
         self._store = store
+        self._receipts = receipts
         self._table = Table(store, "submissions", s.Submission)
         rows = sorted(self._table.all().values(), key=lambda row: row.version)
         # In the order of their last changes, which is that of their versions.
@@ -86,6 +88,9 @@ class SubmissionTable:
 
     async def _change(self, request: s.ChangeSubmission) -> s.SubmissionChanged:
         row = self._rows.get(request.submission_id)
+        if self._receipts.find(request.request_id) is not None:
+            await self._store.durable()
+            return s.SubmissionChanged(row)
         if row is None:
             return s.SubmissionChanged(None, False, "there is no such job")
         before = row.state
@@ -95,11 +100,13 @@ class SubmissionTable:
         if why:
             await self._store.durable()
             return s.SubmissionChanged(self._rows.get(request.submission_id), False, why)
-        if request.event == Event.DELETED:
-            self._forget(row.submission_id)
-        elif row.state != before:
-            logger.info("Job %s is %s.", row.submission_id, row.state)
-            self._keep(row)
+        with self._store.together():
+            if request.event == Event.DELETED:
+                self._forget(row.submission_id)
+            elif row.state != before:
+                logger.info("Job %s is %s.", row.submission_id, row.state)
+                self._keep(row)
+            self._receipts.keep(request.request_id, 1)
         await self._store.durable()
         return s.SubmissionChanged(row)
 

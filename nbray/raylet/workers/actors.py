@@ -33,7 +33,7 @@ from nbray.scheduling.policy import Demand
 from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m
 from nbray.wire.causes import Cause, CauseKind
-from nbray.wire.grpc_service import GrpcClient, RpcError
+from nbray.wire.grpc_service import GrpcClient, RefusedError, RpcError
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ _ENDED_KEPT = 1000
 _MOST_SHOWN = 100
 
 
+_UNANSWERED = Cause(CauseKind.KILLED, "the GCS did not say in time that it had registered it")
 _GROUP_GONE = Cause(CauseKind.GROUP_REMOVED, "its placement group was removed", again=True)
 _NEWER = Cause(CauseKind.SUPERSEDED, "A newer attempt is here.", again=True)
 _ENDED_MEANWHILE = Cause(
@@ -416,12 +417,16 @@ class ActorManager:
                 await self.settled()
             request = g.CreateActorRequest(message.spec, message.job, message.waits)
             outcome = await self._gcs.call("CreateActor", request, g.Outcome)
+            is_unknown = False
         except RpcError as error:
             outcome = g.Outcome(str(error))
+            is_unknown = not isinstance(error, RefusedError)
         finally:
             del self._registering[actor_id]
             registered.set()
         process.send(m.ActorRegistered(message.spec.actor_id, outcome.error, outcome.taken))
+        if is_unknown:  # the GCS may have made it before it fell silent, and nobody would have it
+            await self.kill(process, m.KillActor(actor_id, _UNANSWERED))
 
     async def ready(self, _process: Process, message: m.ActorReady) -> None:
         """Have an actor placed whose arguments are there."""

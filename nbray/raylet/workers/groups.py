@@ -20,7 +20,7 @@ from nbray.raylet.workers.node_resources import NodeResources
 from nbray.raylet.workers.resource_set import ResourceSet
 from nbray.wire import gcs_messages as g
 from nbray.wire import group_messages as gm
-from nbray.wire.grpc_service import GrpcClient, RpcError
+from nbray.wire.grpc_service import GrpcClient, RefusedError, RpcError
 from nbray.wire.records import GroupSpec
 
 logger = logging.getLogger(__name__)
@@ -165,6 +165,11 @@ class GroupManager:
                 reply = g.GroupStates(
                     [gm.GroupState(group_id, "REMOVED", str(error)) for group_id in create]
                 )
+                if not isinstance(error, RefusedError):
+                    # It may have made these before it fell silent, and nobody would have them.
+                    self._remove[:0] = [*remove, *create]
+                    self._passed.set()  # whoever asks the GCS now hears that it does not answer
+                    await asyncio.sleep(_AGAIN_S)
             waiting: dict[bytes, list[Process]] = {}
             for state in reply.states:
                 for process in asked.get(state.group_id, ()):

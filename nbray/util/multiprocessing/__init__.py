@@ -97,7 +97,7 @@ class Pool:
         self._actor = ActorClass(_Process, {"num_cpus": 0, **(ray_remote_args or {})})
         self._start = (initializer, tuple(initargs or ()))
         self._most_calls = maxtasksperchild
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer of its thread may submit, too
         self._processes = [self._new() for _ in range(count)]
         self._calls = [0] * count
         self._next = 0

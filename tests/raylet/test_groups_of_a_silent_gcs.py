@@ -1,0 +1,69 @@
+"""What a raylet asks of a GCS that does not answer in time."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from nbray.raylet.process import Process
+from nbray.raylet.workers import groups
+from nbray.raylet.workers.groups import GroupManager
+from nbray.wire import gcs_messages as g
+from nbray.wire import group_messages as gm
+from nbray.wire.grpc_service import RefusedError, RpcError
+
+
+class Gcs:
+    """Answers once what it was asked before has run out."""
+
+    def __init__(self, error: RpcError) -> None:
+        self.errors = [error, error]
+        self.asked: list[tuple[list[bytes], list[bytes]]] = []
+
+    async def call(self, method: str, request: Any, _type: Any, _timeout: float = 0) -> Any:
+        assert method == "ChangeGroups"
+        self.asked.append(([spec.group_id for spec in request.create], request.remove))
+        if self.errors:
+            raise self.errors.pop()
+        states = [gm.GroupState(spec.group_id, "CREATED") for spec in request.create]
+        return g.GroupStates(states)
+
+
+@pytest.mark.parametrize("error", [RpcError("no answer"), RefusedError("another cluster")])
+def test_what_it_may_have_made_is_removed_and_removals_are_not_forgotten(
+    monkeypatch: pytest.MonkeyPatch, error: RpcError
+) -> None:
+    monkeypatch.setattr(groups, "_AGAIN_S", 0.0)
+    gcs, told = Gcs(error), list[tuple[bytes, str]]()
+    none = cast(Any, None)
+    manager = GroupManager(cast(Any, gcs), none, none, none, none)
+    process = cast(
+        Process, SimpleNamespace(send=lambda state: told.append((state.group_id, state.state)))
+    )
+
+    def create(group_id: bytes) -> None:
+        spec = cast(Any, SimpleNamespace(group_id=group_id))
+        manager.create(process, gm.CreateGroup(spec))
+
+    async def scenario() -> None:
+        manager.remove(process, gm.RemoveGroup(b"old"))
+        create(b"new")
+        await asyncio.sleep(0)
+        while manager._passing:
+            await asyncio.sleep(0)
+        create(b"next")
+        await manager.settled()
+        while manager._passing:
+            await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+    assert gcs.asked[0] == ([b"new"], [b"old"])
+    assert (b"new", "REMOVED") in told
+    if isinstance(error, RefusedError):  # nobody there knows of them
+        assert len(gcs.asked) == 2
+    else:
+        assert gcs.asked[1:] == [([], [b"old", b"new"]), ([], [b"old", b"new"]), ([b"next"], [])]
+        assert told[-1] == (b"next", "CREATED")
