@@ -40,11 +40,6 @@ def group_strategy(
     index = options.get("placement_group_bundle_index", -1)
     capture = options.get("placement_group_capture_child_tasks")
     if isinstance(strategy, PlacementGroupSchedulingStrategy):
-        if group not in (None, _DEFAULT):
-            raise ValueError(
-                "Placement groups should be specified via the scheduling_strategy option. "
-                "The placement_group option is deprecated."
-            )
         group = strategy.placement_group
         index = strategy.placement_group_bundle_index
         capture = strategy.placement_group_capture_child_tasks

@@ -46,6 +46,7 @@ def check_options(given: Mapping[str, Any], *, actor: bool) -> dict[str, Any]:
     if checked.get("object_store_memory") is not None and not actor:
         raise ValueError("Setting 'object_store_memory' is not implemented for tasks")
     _tell_ignored("@nbray.remote", known, given)
+    _check_one_place(checked)
     if checked.get("runtime_env") is not None:
         checked["runtime_env"] = validate(checked["runtime_env"])
     if checked.get("label_selector") or checked.get("fallback_strategy"):
@@ -71,6 +72,20 @@ def check_call_options(given: Mapping[str, Any], scope: Scope) -> dict[str, Any]
         for name, value in given.items()
         if value is not None and known[name].has_effect
     }
+
+
+def _check_one_place(options: Mapping[str, Any]) -> None:
+    """Refuse a group beside a strategy: one of them would have no effect.
+
+    Raises:
+        ValueError: there are both.
+    """
+    group = options.get("placement_group", "default")
+    if options.get("scheduling_strategy") is not None and group not in (None, "default"):
+        raise ValueError(
+            "Placement groups should be specified via the scheduling_strategy option. "
+            "The placement_group option is deprecated."
+        )
 
 
 def _tell_ignored(where: str, known: Mapping[str, Option], given: Iterable[str]) -> None:

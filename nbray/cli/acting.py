@@ -79,6 +79,7 @@ def _the_actor(rows: list[ActorState], wanted: str, namespace: str | None) -> Ac
 @click.command("health-check")
 @click.option("--component", type=click.Choice(["gcs", "dashboard"]), default="gcs",
               help="What is to answer; the GCS by default.")  # fmt: skip
+@click.option("--skip-version-check", is_flag=True, hidden=True, expose_value=False)
 @timeout_option
 @address_option
 def health_check(component: str, timeout: int, address: str | None) -> None:

@@ -132,7 +132,7 @@ def submit(
         entrypoint_memory=entrypoint_memory, entrypoint_resources=entrypoint_resources,
         entrypoint_label_selector=entrypoint_label_selector,
     )  # fmt: skip
-    say(f"Job '{name}' submitted successfully", err=True)
+    say(f"Job '{name}' submitted successfully")  # where programs look for the id, as in Ray's
     word = shlex.quote(name)
     say(
         f"Next: nbray job logs -f {word} | nbray job status {word} | nbray job stop {word}",

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,13 @@ _IN_TABLES = {
         "worker_id", "is_alive", "worker_type", "activity", "exit_type", "node_id", "ip", "pid",
     ),
 }  # fmt: skip
+
+_ORDERS: dict[str, Callable[[ObjectState], Any]] = {
+    "OBJECT_SIZE": lambda row: -row.object_size,
+    "PID": lambda row: row.pid,
+    "REFERENCE_TYPE": lambda row: row.reference_type,
+}
+_UNITS = {"B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
 
 address_option = click.option(
     "--address", help="HOST:PORT of the head node; the newest cluster here by default."
@@ -226,18 +234,29 @@ def timeline(output: Path | None, timeout: int, address: str | None) -> None:
 
 
 @click.command()
-@click.option("-n", "--num-entries", default=50, show_default=True, help="Objects to show.")
+@click.option("-n", "--num-entries", "--n", default=50, show_default=True, help="Objects to show.")
 @click.option(
-    "--group-by", type=click.Choice(["PROCESS", "STACK_TRACE"], case_sensitive=False),
-    default="PROCESS", show_default=True, help="Add up by process, or by the line that made them.",
+    "--group-by", type=click.Choice(["PROCESS", "STACK_TRACE", "NODE_ADDRESS"],
+    case_sensitive=False), default="PROCESS", show_default=True,
+    help="Add up by process, by the line that made them, or by host.",
 )  # fmt: skip
+@click.option(
+    "--sort-by", type=click.Choice([*_ORDERS], case_sensitive=False), default="OBJECT_SIZE",
+    show_default=True, help="Which objects come first.",
+)  # fmt: skip
+@click.option(
+    "--units", type=click.Choice([*_UNITS], case_sensitive=False),
+    help="Of sizes; by default that which fits.",
+)  # fmt: skip
+@click.option("--no-format", is_flag=True, hidden=True, expose_value=False)
 @click.option("--stats-only", is_flag=True, help="Only the sums.")
 @timeout_option
 @address_option
 @clear_errors
 def memory(
-    num_entries: int, group_by: str, stats_only: bool, timeout: int, address: str | None
-) -> None:
+    num_entries: int, group_by: str, sort_by: str, units: str | None, stats_only: bool,
+    timeout: int, address: str | None,
+) -> None:  # fmt: skip
     """Show the objects of a cluster: which process holds each, and what keeps it."""
     found = asking.find_objects(address, MAX_LIMIT, timeout, complete=False)
     nodes = [
@@ -245,12 +264,15 @@ def memory(
         for node in lists.list_nodes(address, limit=MAX_LIMIT, timeout=timeout)
         if node.state == "ALIVE"
     ]
+    sized = size_text if units is None else partial(_in_units, unit=units)
     if group_by == "PROCESS":
-        _print_holders(found.holders)
+        _print_holders(found.holders, sized)
+    elif group_by == "NODE_ADDRESS":
+        _print_hosts(found.holders, sized)
     else:
-        _print_sites(found.rows)
+        _print_sites(found.rows, sized)
     for node in nodes:
-        stats = {key: size_text(node.stats.get(f"store_{key}", 0.0)) for key in _STORE}
+        stats = {key: sized(node.stats.get(f"store_{key}", 0.0)) for key in _STORE}
         say(
             f"Object store of node {node.node_id[:8]}: {stats['used']} of {stats['total']} in "
             f"use, {stats['spilled']} on disk."
@@ -259,15 +281,17 @@ def memory(
         columns = ["object", "size", "held by", "owner", "kept by", "refs", "task", "made at"]
         rows: list[list[Any]] = [
             [
-                row.object_id, _size(row), f"{row.type.lower()} pid {row.pid} {row.ip}",
+                row.object_id, "?" if row.object_size < 0 else sized(row.object_size),
+                f"{row.type.lower()} pid {row.pid} {row.ip}",
                 "yes" if row.is_owner else "", row.reference_type, row.local_ref_count,
                 row.task_status, row.call_site,
             ]
-            for row in found.rows[:num_entries]
+            for row in sorted(found.rows, key=_ORDERS[sort_by])[:num_entries]
         ]  # fmt: skip
         print_table(columns, rows)
         if len(found.rows) > num_entries:
-            say(f"The {num_entries} largest are shown; -n shows more.")
+            which = "largest" if sort_by == "OBJECT_SIZE" else "first"
+            say(f"The {num_entries} {which} are shown; -n shows more.")
     for text in found.missing:
         say(f"Not complete: {text}.")
     if found.rows and not any(row.call_site for row in found.rows):
@@ -278,29 +302,40 @@ _SIZES = ("memory", "object_store_memory")
 _STORE = ("used", "total", "spilled")
 
 
-def _print_holders(holders: list[HolderState]) -> None:
+def _in_units(size: float, unit: str) -> str:
+    return f"{size / _UNITS[unit]:.2f} {unit}"
+
+
+def _print_holders(holders: list[HolderState], sized: Callable[[float], str]) -> None:
     if not holders:
         say("No process holds an object.")
         return
     rows: list[list[Any]] = [
-        [f"{row.type.lower()} pid {row.pid}", row.ip, row.owned, size_text(row.owned_bytes)]
+        [f"{row.type.lower()} pid {row.pid}", row.ip, row.owned, sized(row.owned_bytes)]
         for row in sorted(holders, key=lambda row: -row.owned_bytes)
     ]
     print_table(["process", "host", "owns", "bytes"], rows)
 
 
-def _print_sites(objects: list[ObjectState]) -> None:
+def _print_hosts(holders: list[HolderState], sized: Callable[[float], str]) -> None:
+    hosts: dict[str, list[HolderState]] = {}
+    for row in holders:
+        hosts.setdefault(row.ip, []).append(row)
+    rows: list[list[Any]] = [
+        [host, len(has), sum(row.owned for row in has), sized(sum(row.owned_bytes for row in has))]
+        for host, has in hosts.items()
+    ]
+    print_table(["host", "processes", "own", "bytes"], rows)
+
+
+def _print_sites(objects: list[ObjectState], sized: Callable[[float], str]) -> None:
     sites: dict[str, list[int]] = {}
     for row in objects:
         if row.is_owner:
             sites.setdefault(row.call_site or "(not recorded)", []).append(max(0, row.object_size))
     ordered = sorted(sites.items(), key=lambda item: -sum(item[1]))
-    rows: list[list[Any]] = [[site, len(has), size_text(sum(has))] for site, has in ordered]
+    rows: list[list[Any]] = [[site, len(has), sized(sum(has))] for site, has in ordered]
     print_table(["made at", "objects", "bytes"], rows)
-
-
-def _size(row: ObjectState) -> str:
-    return "?" if row.object_size < 0 else size_text(row.object_size)
 
 
 def _condition(text: str) -> tuple[str, str, str]:

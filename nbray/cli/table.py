@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import click
 
+from nbray.cli.rays_options import take_rays_options
+
 
 class _Row(NamedTuple):
     home: str
@@ -139,6 +141,17 @@ SECTIONS: dict[str, dict[str, _Row]] = {
 }
 
 
+def _no_usage_stats(help: str) -> click.Command:
+    return click.Command(None, callback=lambda: None, help=help, hidden=True)
+
+
+_WITHOUT_EFFECT = {
+    "disable-usage-stats": _no_usage_stats("Nothing: nbray reports nobody's use to anybody."),
+    "enable-usage-stats": _no_usage_stats("Nothing: nbray reports nobody's use to anybody."),
+}
+"""Commands of Ray's that are called in scripts and images, and have nothing to do here."""
+
+
 class Commands(click.Group):
     """The group of `SECTIONS`."""
 
@@ -153,8 +166,9 @@ class Commands(click.Group):
                 module, _, attribute = rows[cmd_name].home.partition(".")
                 found = getattr(import_module(f"nbray.cli.{module}"), attribute)
                 assert isinstance(found, click.Command)
+                take_rays_options(cmd_name, found)
                 return found
-        return None
+        return _WITHOUT_EFFECT.get(cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the sections."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -67,15 +68,19 @@ def get_log(
     task_id: str | None = None,
     pid: int | None = None,
     follow: bool = False,
-    tail: int = 1000,
+    tail: int = -1,
     timeout: int = 30,
     suffix: str = "out",
     encoding: str | None = "utf-8",
     errors: str = "strict",
-    worker_id: str | None = None,
     submission_id: str | None = None,
+    attempt_number: int | None = None,
+    _interval: float | None = None,
+    filter_ansi_code: bool = False,
+    *,
+    worker_id: str | None = None,
 ) -> Iterator[str] | Iterator[bytes]:
-    """The last lines of a log, in pieces.
+    """A log, or its last lines, in pieces.
 
     Args:
         address: as for `list_nodes`.
@@ -91,8 +96,11 @@ def get_log(
         suffix: of a worker, ``out`` or ``err``.
         encoding: of the text; None gives bytes.
         errors: what `bytes.decode` does with what is no such text.
-        worker_id: the log of that worker; not in Ray. Ids may be written as they begin.
         submission_id: the log of that submitted job.
+        attempt_number: which attempt at the task, 0 for the first; None: the last.
+        _interval: how often ``follow`` looks whether there is more, in seconds.
+        filter_ansi_code: leave out what colours a text.
+        worker_id: the log of that worker; not in Ray. Ids may be written as they begin.
 
     Returns:
         An iterator over texts, or bytes without ``encoding``.
@@ -115,11 +123,25 @@ def get_log(
     """
     log = find_log(
         address, node_id, node_ip, filename, actor_id, task_id, pid, tail, timeout, suffix,
-        worker_id, submission_id,
+        worker_id, submission_id, attempt_number,
     )  # fmt: skip
-    parts = _parts(log, follow)
+    parts = _parts(log, follow, FOLLOW_S if _interval is None else _interval)
+    if filter_ansi_code:
+        parts = _without_colours(parts)
     # A part may end in the middle of a character.
     return parts if encoding is None else codecs.iterdecode(parts, encoding, errors)
+
+
+_COLOURS = re.compile(rb"\x1b\[[0-9;?]*[ -/]*[@-~]")
+
+
+def _without_colours(parts: Iterator[bytes]) -> Iterator[bytes]:
+    """The same, whose lines are whole, so that no code is cut in two."""
+    rest = b""
+    for part in parts:
+        whole, end, rest = (rest + part).rpartition(b"\n")
+        yield _COLOURS.sub(b"", whole + end)
+    yield _COLOURS.sub(b"", rest)
 
 
 class Reading:
@@ -196,6 +218,7 @@ def find_log(
     address: str | None, node_id: str | None, node_ip: str | None, filename: str | None,
     actor_id: str | None, task_id: str | None, pid: int | None, tail: int, timeout: int,
     suffix: str, worker_id: str | None, submission_id: str | None,
+    attempt_number: int | None = None,
 ) -> LogReader:  # fmt: skip
     """The log that is meant; arguments and errors as for `get_log`."""
     if isinstance(tail, bool) or not isinstance(tail, int):
@@ -207,8 +230,9 @@ def find_log(
     if submission_id is not None:
         node_id, filename = _of_job(submission_id, address, timeout)
     node, name = _find(
-        address, node_id, node_ip, filename, actor_id, task_id, pid, worker_id, suffix, timeout
-    )
+        address, node_id, node_ip, filename, actor_id, task_id, pid, worker_id, suffix, timeout,
+        attempt_number,
+    )  # fmt: skip
     return LogReader(address, node, name, tail, timeout)
 
 
@@ -222,13 +246,13 @@ def _of_job(submission_id: str, address: str | None, timeout: int) -> tuple[str,
     raise StateApiException(f"No job has the submission id {submission_id!r}.")
 
 
-def _parts(log: LogReader, follow: bool) -> Iterator[bytes]:
+def _parts(log: LogReader, follow: bool, interval_s: float) -> Iterator[bytes]:
     while follow or not log.is_read:
         data = log.part()
         if data:
             yield data
         elif follow:
-            time.sleep(FOLLOW_S)
+            time.sleep(interval_s)
         else:
             return
 
@@ -236,7 +260,7 @@ def _parts(log: LogReader, follow: bool) -> Iterator[bytes]:
 def _find(
     address: str | None, node_id: str | None, node_ip: str | None, filename: str | None,
     actor_id: str | None, task_id: str | None, pid: int | None, worker_id: str | None,
-    suffix: str, timeout: int,
+    suffix: str, timeout: int, attempt: int | None = None,
 ) -> tuple[str, str]:  # fmt: skip
     """The node and the name of the log that is meant."""
     if filename is not None:
@@ -250,7 +274,11 @@ def _find(
     elif task_id is not None:
         what = f"task {task_id}"
         known = get_task(task_id, address, timeout)
-        task = known[-1] if isinstance(known, list) else known
+        tried = known if isinstance(known, list) else [known] if known else []
+        if attempt is not None:
+            what += f", attempt {attempt}"
+            tried = [row for row in tried if row.attempt_number == attempt]
+        task = tried[-1] if tried else None
         if task is not None and task.worker_id and task.node_id:
             return task.node_id, _name(task.worker_id, suffix)
         if task is not None and task.actor_id:

@@ -46,7 +46,8 @@ def summarize_tasks(
     for row in found.rows:  # tasks are counted by their names, not as their actors show themselves
         name = row.name if row.name in counted else row.func_or_class_name
         kinds.setdefault(name, row.type)
-        if row.state not in ("FINISHED", "FAILED"):
+        ended = row.state in ("FINISHED", "FAILED")
+        if not ended or (row.type == "ACTOR_CREATION_TASK" and name not in counted):
             states.setdefault(name, Counter())[row.state] += 1
     for name, count in found.unfinished.items():
         counts = states.setdefault(name, Counter())

@@ -13,6 +13,7 @@ from joblib.parallel import AutoBatchingMixin, ParallelBackendBase
 from nbray.calls.api import cancel, put, remote
 from nbray.driver.cluster import cluster_resources
 from nbray.driver.driver import init, is_initialized
+from nbray.exceptions import TaskError
 from nbray.object_ref import ObjectRef
 
 __all__ = ["register_nbray", "register_ray"]
@@ -161,8 +162,13 @@ class NbrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
     apply_async = submit
 
     def retrieve_result_callback(self, out: Any) -> Any:
-        """The result of a batch that has ended."""
-        return out.result()
+        """The result of a batch that has ended; raises what its call raised, as it was there."""
+        try:
+            return out.result()
+        except TaskError as error:
+            if error.cause is None:
+                raise
+            raise error.cause from error
 
     def terminate(self) -> None:
         """Called by joblib when all is done."""

@@ -61,6 +61,25 @@ class Failure(NamedTuple):
         return error
 
 
+class PoolTaskError(Exception):
+    """Stands among the results of `Pool.imap` for one whose call raised, as in Ray.
+
+    Attributes:
+        underlying: what it raised, with its traceback as the cause.
+
+    Examples:
+        >>> from nbray.util.multiprocessing import Pool
+        >>> with Pool(1) as pool:
+        ...     one, none, two = pool.imap(lambda x: 12 // x, [12, 0, 6])
+        >>> one, type(none).__name__, none.underlying, two
+        (1, 'PoolTaskError', ZeroDivisionError('integer division or modulo by zero'), 2)
+    """
+
+    def __init__(self, underlying: BaseException) -> None:
+        super().__init__(underlying)
+        self.underlying = underlying
+
+
 class Chunk(NamedTuple):
     """Calls that one process was given together."""
 
@@ -97,6 +116,14 @@ def opened(outcome: Outcome) -> Any:
     if returned:
         return value
     raise value.open() if isinstance(value, Failure) else value
+
+
+def yielded(outcome: Outcome) -> Any:
+    """The result of a call, or what stands for it among the results of an iterator."""
+    returned, value = outcome
+    if returned:
+        return value
+    return PoolTaskError(value.open()) if isinstance(value, Failure) else value
 
 
 class AsyncResult:
@@ -221,8 +248,9 @@ class IMapIterator:
     """The results of `Pool.imap` and `Pool.imap_unordered`.
 
     A process has one chunk of it at a time: the next one is taken from the iterable when a result
-    of it has come, so that the iterable may be huge or endless. An exception ends only its own
-    result.
+    of it has come, so that the iterable may be huge or endless. For a call that raised, a
+    `PoolTaskError` comes in its place, and for those of a process that died its `ActorDiedError`,
+    as in Ray; the standard library raises them.
 
     Args:
         runner: the pool.
@@ -315,7 +343,7 @@ class IMapIterator:
         return self
 
     def next(self, timeout: float | None = None) -> Any:
-        """The next result; raises what its call raised, and goes on behind it.
+        """The next result; a `PoolTaskError` for a call that raised.
 
         Args:
             timeout: seconds; None: any time.
@@ -332,7 +360,7 @@ class IMapIterator:
             while True:
                 self._give_out()
                 if self._ready:
-                    return opened(self._ready.popleft())
+                    return yielded(self._ready.popleft())
                 if not self._running:
                     error, self._last = self._last, None
                     raise StopIteration if error is None else error

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import nbray
 from nbray.actor import ActorClassInheritanceException
+from nbray.calls.placement_group import PlacementGroup
 from nbray.calls.signatures import CallCheck, parameters_of
 from nbray.common.ids import ActorID
 
@@ -246,6 +247,11 @@ COUNT, COUNT_OR_ALWAYS = (
         ),
         ({"runtime_env": 3}, TypeError, "The type of keyword 'runtime_env' must be"),
         ({"nope": 1}, ValueError, "Invalid option keyword nope for"),
+        (
+            {"placement_group": PlacementGroup.empty(), "scheduling_strategy": "SPREAD"},
+            ValueError,
+            "should be specified via the scheduling_strategy option",
+        ),
     ],
 )
 def test_options_of_both(options: dict[str, Any], kind: type[Exception], text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import threading
@@ -64,8 +65,57 @@ def test_an_exception_is_the_last_item(module_cluster: Path) -> None:
         nbray.get(next(stream), timeout=30)
     with pytest.raises(StopIteration):
         next(stream)
-    with pytest.raises(ValueError, match="after one"):
-        nbray.get(stream.completed(), timeout=30)
+    assert nbray.get(stream.completed(), timeout=30) is None
+
+
+def test_a_stream_that_did_not_come_to_its_end_says_so_when_it_is_waited_for(
+    module_cluster: Path,
+) -> None:
+    @nbray.remote(max_retries=0)
+    def ends(how: str) -> Iterator[int]:
+        if how == "crash":
+            os._exit(1)
+        elif how == "raise":
+            raise KeyError(how)
+        yield 1
+
+    fails = nbray.remote(lambda: 1 // 0)
+    at_once = ends.remote("raise")
+    assert nbray.get(at_once.completed(), timeout=30) is None
+    with pytest.raises(KeyError):
+        nbray.get(next(at_once))
+    for stream, error in (
+        (ends.remote("crash"), nbray.exceptions.WorkerCrashedError),
+        (ends.remote(fails.remote()), ZeroDivisionError),
+    ):
+        with pytest.raises(error):
+            nbray.get(stream.completed(), timeout=30)
+
+
+def test_refs_in_what_a_stream_raised_are_kept_with_it_and_let_go_with_it(
+    module_cluster: Path,
+) -> None:
+    class WithRef(Exception):
+        def __init__(self, refs: list[nbray.ObjectRef]) -> None:
+            super().__init__("it has a ref")
+            self.refs = refs
+
+    @nbray.remote
+    def breaks() -> Iterator[int]:
+        yield 1
+        raise WithRef([nbray.put(np.ones(100_000))])
+
+    def objects() -> float:
+        return float(nbray.nodes()[0]["Stats"]["objects"])
+
+    stream = breaks.remote()
+    refs = list(stream)
+    with pytest.raises(WithRef) as caught:
+        nbray.get(refs[-1], timeout=30)
+    assert nbray.get(caught.value.refs[0], timeout=30).sum() == 100_000
+    wait_until(lambda: objects() == 1, "the array in the store")
+    del caught, refs, stream
+    wait_until(lambda: gc.collect() >= 0 and objects() == 0, "the array to be freed")
 
 
 def test_back_pressure_holds_the_worker_back(module_cluster: Path) -> None:

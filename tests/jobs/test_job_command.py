@@ -46,14 +46,15 @@ def test_a_job_is_submitted_followed_listed_and_deleted(head: Path) -> None:
         "--", "python", "drive.py", "a", "b c",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "Job 'one' submitted successfully" in done.stderr
+    submitted = "Job 'one' submitted successfully\n"
+    assert done.stdout.startswith(submitted), "scripts look for the id there"
     assert "in ['data.txt', 'drive.py'] ['a', 'b c'] b" in done.stdout
     assert "task ('b', True)" in done.stdout, "its tasks have its environment"
     assert "Job 'one' succeeded" in done.stdout
     client = JobSubmissionClient()
     with pytest.raises(RuntimeError, match="already exists"):
         client.submit_job(entrypoint="true", submission_id="one")
-    assert done.stdout.startswith(client.get_job_logs("one"))
+    assert done.stdout.startswith(submitted + client.get_job_logs("one"))
     (row,) = client.list_jobs()
     assert (row.submission_id, row.status, row.driver_exit_code) == ("one", "SUCCEEDED", 0)
     assert row.metadata == {"k": "v"} and row.driver_info and row.driver_info.id == row.job_id

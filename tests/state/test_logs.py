@@ -76,6 +76,31 @@ def test_logs_of_all_nodes_can_be_listed_and_read(far: str) -> None:
         [*shell, "--actor-id", row.actor_id, "--tail", "2"], capture_output=True, text=True
     )
     assert shown.stdout == "line 49\nlater\n", shown.stderr
+    as_in_ray: list[tuple[list[str], list[str]]] = [
+        (["actor", "--id", str(row.actor_id), "--tail", "1"], ["later"]),
+        (["actor", "--pid", str(row.pid), "--tail", "1"], ["later"]),
+        (["worker", "--pid", str(row.pid), "-id", far, "--tail", "1"], ["later"]),
+        (["task", "--id", task_id, "--tail", "1"], ["later"]),
+        (["task", "--id", task_id, "-a", "0", "--tail", "1"], ["later"]),
+        (["cluster", f"*{row.worker_id[:12]}.out", "-id", far, "--tail", "1"], ["later"]),
+        ([f"*{row.worker_id[:12]}.out", "-id", far, "--tail", "1"], ["later"]),
+        (["task", "--id", task_id, "-a", "1"], []),
+    ]
+    for words, lines in as_in_ray:
+        shown = subprocess.run([*shell, *words], capture_output=True, text=True)
+        assert shown.stdout.splitlines() == lines, (words, shown.stderr)
+    assert "attempt 1" in shown.stderr
+
+
+def test_a_log_is_read_whole_and_without_its_colours(cluster: Path) -> None:
+    writer = Writer.options(resources={}).remote()
+    lines = [f"\x1b[31mline\x1b[0m {number}" for number in range(2000)]
+    nbray.get(writer.write.remote(lines), timeout=60)
+    (row,) = state.list_actors()
+    whole = "".join(map(str, state.get_log(actor_id=row.actor_id)))
+    assert whole.splitlines()[-2000:] == lines
+    plain = "".join(map(str, state.get_log(actor_id=row.actor_id, filter_ansi_code=True)))
+    assert plain.splitlines()[-2000:] == [f"line {number}" for number in range(2000)]
 
 
 @nbray.remote(num_cpus=0)

@@ -240,6 +240,12 @@ def test_calls_in_an_actors_queue_are_told_as_in_ray(cluster: Path, tmp_path: Pa
     wait_until(lambda: states() == [waits, waits, "RUNNING"], "two calls to wait for the third")
     summary = state.summarize_tasks()["cluster"]["summary"]["Slow.sleep"]["state_counts"]
     assert summary == {waits: 2, "RUNNING": 1}
+    wait_until(
+        lambda: state.summarize_tasks()["cluster"]["total_actor_scheduled"] == 1,
+        "the actor to be counted, as in Ray",
+    )
+    made = state.summarize_tasks()["cluster"]["summary"]["Slow.__init__"]
+    assert made["type"] == "ACTOR_CREATION_TASK" and made["state_counts"] == {"FINISHED": 1}
     end.touch()
     nbray.get(calls, timeout=40)
 

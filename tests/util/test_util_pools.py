@@ -17,7 +17,7 @@ import pytest
 from nbray.exceptions import ActorDiedError, TaskError
 from nbray.testing import wait_until
 from nbray.util.joblib import register_nbray
-from nbray.util.multiprocessing import Pool, TimeoutError
+from nbray.util.multiprocessing import Pool, PoolTaskError, TimeoutError
 
 
 def test_a_pool_does_what_multiprocessings_does(cluster: Path, tmp_path: Path) -> None:
@@ -78,8 +78,10 @@ def test_a_grid_search_of_scikit_learn_runs_on_the_cluster(cluster: Path) -> Non
         assert Parallel()(delayed(pow)(i, 2) for i in range(20)) == [i * i for i in range(20)]
         places = set(Parallel()(delayed(os.getpid)() for _ in range(20)))
         search = GridSearchCV(SVC(), {"C": [0.1, 1, 10]}, cv=3).fit(features, labels)
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(ZeroDivisionError) as caught:
             Parallel()(delayed(lambda i: 1 // i)(i) for i in range(3))
+        assert str(caught.value) == "integer division or modulo by zero"
+        assert "1 // i" in str(caught.value.__cause__), "where it was raised"
         large, small = np.arange(200_000.0), np.arange(1000.0)
         calls = [delayed(keep)(i, large, of=small, more=large) for i in range(30)]
         found = Parallel()(calls)
@@ -122,17 +124,10 @@ def inverse(value: int) -> int:
     return 12 // value
 
 
-def drained(
-    found: Iterator[Any], error: type[BaseException] = ZeroDivisionError, shown: str = "error"
-) -> list[Any]:
-    results: list[Any] = []
-    while True:
-        try:
-            results.append(next(found))
-        except StopIteration:
-            return results
-        except error:
-            results.append(shown)
+def shown(result: Any) -> Any:
+    """A result, or the class of the exception that stands for it."""
+    error = result.underlying if isinstance(result, PoolTaskError) else result
+    return type(error).__name__ if isinstance(error, Exception) else result
 
 
 @pytest.fixture(scope="module")
@@ -141,11 +136,14 @@ def pool(module_cluster: Path) -> Iterator[Pool]:
         yield pool
 
 
-def test_an_error_ends_its_own_result_only(pool: Pool) -> None:
-    expected = [3, "error", 4, 12]
-    assert drained(pool.imap(inverse, [4, 0, 3, 1])) == expected
-    assert drained(pool.imap(inverse, [4, 0, 3, 1], chunksize=3)) == expected
-    found = drained(pool.imap_unordered(inverse, [4, 0, 3, 1]))
+def test_an_error_stands_in_the_place_of_its_own_result_as_in_ray(pool: Pool) -> None:
+    expected = [3, "ZeroDivisionError", 4, 12]
+    results = list(pool.imap(inverse, [4, 0, 3, 1]))
+    assert list(map(shown, results)) == expected
+    assert isinstance(results[1], PoolTaskError)
+    assert "return 12 // value" in str(results[1].underlying.__cause__)
+    assert list(map(shown, pool.imap(inverse, [4, 0, 3, 1], chunksize=3))) == expected
+    found = map(shown, pool.imap_unordered(inverse, [4, 0, 3, 1]))
     assert sorted(found, key=str) == sorted(expected, key=str)
 
 
@@ -230,8 +228,8 @@ def test_a_process_that_dies_is_replaced(pool: Pool) -> None:
     for _ in range(3):
         with pytest.raises(ActorDiedError):
             pool.apply(os._exit, (1,))
-    found = drained(pool.imap(die_at_two, range(8)), ActorDiedError, "died")
-    assert [value for value in found if value != "died"] == [0, 1, 3, 4, 5, 6, 7]
+    found = list(map(shown, pool.imap(die_at_two, range(8))))
+    assert [value for value in found if value != "ActorDiedError"] == [0, 1, 3, 4, 5, 6, 7]
     assert len(set(pool.map(lambda _: os.getpid(), range(8), chunksize=1))) == 2
 
 
@@ -285,8 +283,8 @@ def test_what_a_terminated_pool_had_to_do_fails(module_cluster: Path) -> None:
     begun = pool.imap(time.sleep, itertools.repeat(60))
     pool.terminate()
     pool.join()
-    for waits in (late.get, begun.next):
-        with pytest.raises(ActorDiedError):
-            waits(timeout=20)
+    with pytest.raises(ActorDiedError):
+        late.get(timeout=20)
+    assert isinstance(begun.next(timeout=20), ActorDiedError)
     with pytest.raises(StopIteration):
         begun.next()

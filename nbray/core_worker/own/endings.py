@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nbray.common.ids import FIRST, handle_id, return_id
 from nbray.core_worker.own.borrowing import Borrowing
 from nbray.core_worker.own.errors import error_value
@@ -12,7 +14,7 @@ from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
 from nbray.core_worker.ports import Mail, PendingWork
 from nbray.core_worker.tasks import counted
 from nbray.wire import messages as m
-from nbray.wire.records import ContainedRefs, Stored, TaskSpec, Value, thinned
+from nbray.wire.records import Stored, TaskSpec, Value, ids_in, thinned
 
 
 class Endings:
@@ -46,7 +48,7 @@ class Endings:
         if len(values) != (wanted if wanted >= 0 else spec.return_count()):
             values = self._one_for_each(spec, values)
         holders = None
-        if any(value.contained for value in values):
+        if any(value.contained for value in done.values):
             holders = self._holders(spec, values)
             if wanted >= 0:  # before anybody can read them
                 self._take_over(spec, holders, worker_id)
@@ -69,7 +71,7 @@ class Endings:
         if spec.num_returns < 0:
             self._streams.finish(task, done)
             if holders is not None:  # its items are objects of this process only now
-                self._take_over(spec, holders, worker_id)
+                self._take_over(spec, holders, worker_id, done.values[len(values) :])
         if spec.dependencies or spec.contained or spec.actor_id:
             table.note(counted(spec), -1)
 
@@ -83,13 +85,21 @@ class Endings:
         return found
 
     def _take_over(
-        self, spec: TaskSpec, holders: list[tuple[ObjectEntry, Value]], worker_id: bytes
-    ) -> None:
-        contained: list[ContainedRefs] = []
+        self, spec: TaskSpec, holders: list[tuple[ObjectEntry, Value]], worker_id: bytes,
+        ending: Sequence[Value] = (),
+    ) -> None:  # fmt: skip
+        """``ending``: an error that is the item of a stream, which refers to its refs by itself."""
+        passing = tuple(refs for value in ending for refs in value.contained)
+        contained = list(passing)
         for entry, value in holders:
             self._table.contains(entry, value)
             contained += value.contained
-        self._borrowing.take_over(contained, lambda: self._handover_done(spec, worker_id))
+
+        def told() -> None:
+            self._table.note(ids_in(passing), -1)
+            self._handover_done(spec, worker_id)
+
+        self._borrowing.take_over(contained, told)
 
     def _completed_plainly(self, spec: TaskSpec, value: Value) -> bool:
         """Complete the only object of a task, if no more is to be done for it, as for most."""

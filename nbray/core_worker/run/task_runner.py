@@ -253,6 +253,11 @@ class TaskRunner:
         done.values += self.errors(spec, error, unpacked, owner.state, kept)
         if done.values and done.values[-1].stored is not None:
             done.raised = _pickled_class(_root_cause(spec, error))
+        elif is_error and spec.num_returns == STREAMING and unpacked:
+            # The error is the last item, as in Ray; the task's own value says that it has ended.
+            # One that is stored is the task's own, and its reader is told of it by both.
+            made.make(None)
+            done.values.reverse()
 
     def _drop_values(self, spec: TaskSpec, done: m.TaskDone) -> None:
         """Nobody will get what was made: give back its room, and what is held for it."""

@@ -99,7 +99,12 @@ class ObjectRefGenerator:
         return self._readers.peek(self._stream)
 
     def completed(self) -> ObjectRef:
-        """A ref that is ready when the task has ended; it raises what the task raised."""
+        """A ref that is ready when the task has ended, with None, as in Ray.
+
+        What the generator raised is its last item. `get` of this ref raises when the task did not
+        come to its end: its worker died, its arguments failed, it was cancelled, or its exception
+        is larger than 100 KB.
+        """
         return self._completion
 
     def next_ready(self) -> bool:

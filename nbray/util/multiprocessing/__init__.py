@@ -15,9 +15,17 @@ from nbray.calls.handles import ActorHandle
 from nbray.driver.cluster import cluster_resources
 from nbray.driver.driver import init, is_initialized
 from nbray.object_ref import ObjectRef
-from nbray.util.pool_results import AsyncResult, Calls, Chunk, Failure, IMapIterator, Outcome
+from nbray.util.pool_results import (
+    AsyncResult,
+    Calls,
+    Chunk,
+    Failure,
+    IMapIterator,
+    Outcome,
+    PoolTaskError,
+)
 
-__all__ = ["AsyncResult", "IMapIterator", "Pool", "TimeoutError"]
+__all__ = ["AsyncResult", "IMapIterator", "Pool", "PoolTaskError", "TimeoutError"]
 
 
 class _Process:
@@ -317,7 +325,7 @@ class Pool:
     def imap(
         self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int | None = 1
     ) -> IMapIterator:
-        """Like `map`, yielding results in order as they come.
+        """Like `map`, yielding results in order as they come; errors as `PoolTaskError`.
 
         Args:
             func: the function.
@@ -332,7 +340,7 @@ class Pool:
     def imap_unordered(
         self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int | None = 1
     ) -> IMapIterator:
-        """Like `imap`, in the order in which they are ready.
+        """Like `imap`, in the order in which results are ready.
 
         Args:
             func: the function.

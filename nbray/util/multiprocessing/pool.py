@@ -1,5 +1,11 @@
-"""`Pool` at Ray's other path."""
+"""The pool at Ray's path."""
 
-from nbray.util.multiprocessing import AsyncResult, Pool
+from nbray.util.multiprocessing import (
+    AsyncResult,
+    IMapIterator,
+    Pool,
+    PoolTaskError,
+    TimeoutError,
+)
 
-__all__ = ["AsyncResult", "Pool"]
+__all__ = ["AsyncResult", "IMapIterator", "Pool", "PoolTaskError", "TimeoutError"]
