@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 # Those that programs for Ray use without importing them.
 _MODULES = {
-    "actor", "cloudpickle", "cluster_utils", "compat", "dag", "experimental", "job_config",
-    "remote_function", "runtime_context", "types", "util",
+    "actor", "autoscaler", "cloudpickle", "cluster_utils", "compat", "dag", "experimental",
+    "job_config", "remote_function", "runtime_context", "types", "util",
 }  # fmt: skip
 
 

@@ -233,6 +233,9 @@ class ProcessDeath(NbrayError):
 class WorkerCrashedError(ProcessDeath):
     """The worker died while it ran the task, and no retry was left."""
 
+    def __str__(self) -> str:
+        return super().__str__() or "The worker died unexpectedly while executing this task."
+
 
 class RuntimeEnvSetupError(NbrayError):
     """The runtime environment of a task or actor could not be set up; the text says why."""
@@ -284,7 +287,22 @@ class ActorHandleNotFoundError(NbrayError, ValueError):
 
 
 class ActorUnavailableError(ActorError):
-    """The actor is not reachable now; it may come back."""
+    """The actor is not reachable now; it may come back.
+
+    Programs that raise it themselves, as tests do, may give Ray's arguments: a text and the id.
+    """
+
+    def __init__(self, actor_id: str = "", error_msg: str | bytes | None = DIED, *more: bool):
+        if not isinstance(error_msg, str):  # they are Ray's
+            known = None if error_msg is None else error_msg.hex()
+            actor_id, error_msg = (
+                known or "",
+                (
+                    f"The actor {known} is unavailable: {actor_id}. The task may or may not have been "
+                    "executed on the actor."
+                ),
+            )
+        super().__init__(actor_id, error_msg, *more)
 
 
 class ObjectLostError(NbrayError):
@@ -313,6 +331,9 @@ class ObjectStoreFullError(NbrayError):
 
 class LocalRayletDiedError(NbrayError):
     """The raylet of this node ended; nothing can be asked of the cluster from here."""
+
+    def __str__(self) -> str:
+        return super().__str__() or "The task's local raylet died; its log says why."
 
 
 class OutOfDiskError(NbrayError):

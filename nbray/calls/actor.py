@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from nbray.calls.actor_methods import Blueprint, in_or_out_of_order
@@ -106,6 +107,16 @@ class ActorClass:
         raise AttributeError(
             f"'ActorClass({self.__dict__.get('__name__')})' object has no attribute '{name}'"
         )
+
+    @property
+    def __ray_actor_class__(self) -> type:
+        """The class itself; a name that libraries for Ray use."""
+        return self._cls
+
+    @property
+    def __ray_metadata__(self) -> SimpleNamespace:
+        """What libraries for Ray read of it."""
+        return SimpleNamespace(modified_class=self._cls, class_name=self.__name__)
 
     def __mro_entries__(self, _bases: tuple[Any, ...]) -> tuple[type, ...]:
         raise ActorClassInheritanceException(

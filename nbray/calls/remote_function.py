@@ -76,6 +76,13 @@ class RemoteFunction:
         self._says_group = not GROUP_OPTIONS.isdisjoint(options)
         functools.update_wrapper(self, function)
 
+    @property
+    def _function_name(self) -> str:
+        """As Ray tells it; a name that programs for Ray use."""
+        function = self._function
+        name = getattr(function, "__qualname__", self._name)
+        return f"{getattr(function, '__module__', '__main__')}.{name}"
+
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         name = f"{self._function.__module__}.{self._name}"
         raise TypeError(

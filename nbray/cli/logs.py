@@ -85,7 +85,12 @@ def cluster(
 
     NAME is a log's, a worker's pid or id, an actor's name or id, or a pattern like 'worker-*'.
     """
-    where = {"address": address, "node_id": node_id, "node_ip": node_ip, "timeout": timeout}
+    where: dict[str, Any] = {
+        "address": address,
+        "node_id": node_id,
+        "node_ip": node_ip,
+        "timeout": timeout,
+    }
     pattern = name is not None and any(sign in name for sign in "*?[")
     if name is not None and not pattern and not is_log_name(name):
         found = find_worker(name, address, timeout)

@@ -26,7 +26,13 @@ _SHARED = {
     "job_config", "job_submission", "remote_function", "runtime_context", "runtime_env", "types",
     "util",
 }  # fmt: skip
-_MOVED = {"experimental.state": "util.state"}
+_MOVED = {
+    "experimental.multiprocessing": "util.multiprocessing",
+    "experimental.queue": "util.queue",
+    "experimental.state": "util.state",
+    "runtime_env.runtime_env": "runtime_env",
+    "util.joblib.ray_backend": "util.joblib",
+}
 """Where nbray has what Ray has at another path."""
 
 _OWN = "nbray.compat.modules"

@@ -19,6 +19,7 @@ _INSTEAD = {
     "workflow": "Ray's libraries are not part of nbray",
     "client": _BY_INIT,
     "util.connect": _BY_INIT,
+    "util.actor_group": "nbray has no groups of actors; util.ActorPool does their work",
     "util.collective": "nbray has no collective operations between actors",
     "util.dask": "nbray has no scheduler for Dask",
     "util.iter": "nbray has no parallel iterators; util.map_unordered does their work",

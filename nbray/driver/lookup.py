@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import os
+
 from nbray.common.addresses import own_address
 from nbray.core_worker.current import find_core
 from nbray.driver.driver import current_core
 from nbray.state.lists import list_actors
+
+
+def get_node_instance_id() -> str:
+    """What a cloud calls this machine, if whoever started its node has said so.
+
+    Returns:
+        The variable ``RAY_CLOUD_INSTANCE_ID``, as in Ray; an empty text without it.
+
+    Examples:
+        >>> from nbray.util import get_node_instance_id
+        >>> get_node_instance_id()
+        ''
+    """
+    return os.environ.get("RAY_CLOUD_INSTANCE_ID", "")
 
 
 def get_node_ip_address(address: str = "8.8.8.8:53") -> str:

@@ -130,6 +130,9 @@ class WorkerState(Row):
 class ActorState(Row):
     """One actor; ``pending_reason`` says what it waits for while it is not alive yet.
 
+    All of its restarts are counted by ``num_restarts``, whatever the reason; the other two counts
+    and the last three columns are Ray's and say nothing here.
+
     Examples:
         >>> from nbray.util.state import ActorState
         >>> "pending_reason" in ActorState.columns()
@@ -154,6 +157,11 @@ class ActorState(Row):
     worker_id: str | None = field(default=None, metadata=_DETAIL)
     start_time_ms: int | None = field(default=None, metadata=_DETAIL)
     pending_reason: str | None = None
+    num_restarts_due_to_lineage_reconstruction: int | None = field(default=0, metadata=_DETAIL)
+    num_restarts_due_to_node_preemption: int | None = field(default=0, metadata=_DETAIL)
+    call_site: str | None = field(default=None, metadata=_DETAIL)
+    label_selector: dict[str, str] | None = field(default=None, metadata=_DETAIL)
+    fallback_strategy: list[dict[str, Any]] | None = field(default=None, metadata=_DETAIL)
 
 
 @dataclass
@@ -401,3 +409,5 @@ class PlacementGroupState(Row):
     bundles: list[dict[str, Any]] | None = field(default=None, metadata=_DETAIL)
     is_detached: bool | None = field(default=None, metadata=_DETAIL)
     stats: dict[str, Any] | None = field(default=None, metadata=_DETAIL)
+    topology_strategy: dict[str, str] | None = field(default_factory=dict, metadata=_DETAIL)
+    topology_assignments: dict[str, str] | None = field(default_factory=dict, metadata=_DETAIL)

@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what the names are, for type checkers and the reference
     from nbray.core_worker.values.serializability import inspect_serializability
-    from nbray.driver.lookup import get_node_ip_address, list_named_actors
+    from nbray.driver.lookup import (
+        get_node_instance_id,
+        get_node_ip_address,
+        list_named_actors,
+    )
     from nbray.util.actor_pool import ActorPool
-    from nbray.util.debug import disable_log_once_globally, log_once
+    from nbray.util.debug import disable_log_once_globally, enable_periodic_logging, log_once
     from nbray.util.iteration import as_completed, map_unordered
     from nbray.util.placement_group import (
         get_current_placement_group,
@@ -28,6 +32,8 @@ _HOMES = {
     "as_completed": "nbray.util.iteration",
     "deregister_serializer": "nbray.util.serialization",
     "disable_log_once_globally": "nbray.util.debug",
+    "enable_periodic_logging": "nbray.util.debug",
+    "get_node_instance_id": "nbray.driver.lookup",
     "get_node_ip_address": "nbray.driver.lookup",
     "inspect_serializability": "nbray.core_worker.values.serializability",
     "get_current_placement_group": "nbray.util.placement_group",
@@ -46,7 +52,9 @@ __all__ = [
     "as_completed",
     "deregister_serializer",
     "disable_log_once_globally",
+    "enable_periodic_logging",
     "get_current_placement_group",
+    "get_node_instance_id",
     "get_node_ip_address",
     "get_placement_group",
     "inspect_serializability",

@@ -1,5 +1,5 @@
 """`inspect_serializability` at Ray's path."""
 
-from nbray.core_worker.values.serializability import inspect_serializability
+from nbray.core_worker.values.serializability import FailureTuple, inspect_serializability
 
-__all__ = ["inspect_serializability"]
+__all__ = ["FailureTuple", "inspect_serializability"]

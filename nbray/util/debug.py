@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 _seen: dict[str, object] = {}
 
 _never = False
+_again = False
+_AGAIN_S = 60.0
+_said = 0.0
 
 
 def log_once(key: str) -> bool:
@@ -21,10 +26,34 @@ def log_once(key: str) -> bool:
         >>> [log_once("a hint") for _ in range(3)]
         [True, False, False]
     """
+    global _said
     if _never:
         return False
     mine = object()
-    return _seen.setdefault(key, mine) is mine  # in one step, whatever other threads do
+    first = _seen.setdefault(key, mine) is mine  # in one step, whatever other threads do
+    if first:
+        _said = time.monotonic()
+    elif _again and time.monotonic() - _said > _AGAIN_S:
+        _said = time.monotonic()
+        _seen.clear()
+    return first
+
+
+def enable_periodic_logging() -> None:
+    """Have `log_once` say yes for each key once more when it has been silent for a minute.
+
+    Examples:
+        ```python
+        from nbray.util import enable_periodic_logging, log_once
+
+        enable_periodic_logging()
+        while working():
+            if log_once("still here"):
+                print("still at work")
+        ```
+    """
+    global _again
+    _again = True
 
 
 def disable_log_once_globally() -> None:
@@ -42,11 +71,11 @@ def disable_log_once_globally() -> None:
     _never = True
 
 
-def reset_log_once(key: str) -> None:
+def reset_log_once(key: str | None = None) -> None:
     """Have `log_once` say yes once more for ``key``.
 
     Args:
-        key: names what is logged.
+        key: names what is logged; None: everything.
 
     Examples:
         >>> from nbray.util.debug import log_once, reset_log_once
@@ -56,4 +85,7 @@ def reset_log_once(key: str) -> None:
         >>> log_once("again")
         True
     """
-    _seen.pop(key, None)
+    if key is None:
+        _seen.clear()
+    else:
+        _seen.pop(key, None)

@@ -186,6 +186,18 @@ class Named:
         return this.given + sorted(kwargs)
 
 
+def test_libraries_find_what_was_made_remote(counter: Any) -> None:
+    assert vars(Counter.__ray_actor_class__)["inc"] and Counter.__ray_actor_class__ is not Counter
+    assert Counter.__ray_metadata__.modified_class is Counter.__ray_actor_class__
+    assert Counter.__ray_metadata__.class_name == "Counter"
+    assert add._function_name == f"{__name__}.add" and add._function(1, 2) == 3
+
+    class Derived(Counter.__ray_metadata__.modified_class):  # type: ignore[misc]
+        pass
+
+    assert nbray.get(nbray.remote(Derived).remote(3).inc.remote()) == 4
+
+
 def test_a_number_of_refs_may_be_the_result_of_a_division(counter: Any) -> None:
     refs = [nbray.put(i) for i in range(4)]
     for half in (len(refs) / 2, np.int64(2), np.float64(2)):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -19,10 +21,11 @@ _MODULES = """
 _common.network_utils _common.usage.usage_lib _common.utils _private.auto_init_hook
 _private.client_mode_hook _private.internal_api _private.ray_constants _private.services
 _private.state _private.usage.usage_lib _private.utils _private.worker _raylet actor cloudpickle
-cluster_utils dag data exceptions experimental.internal_kv experimental.state.api
-experimental.tqdm_ray job_config job_submission ray_constants remote_function runtime_context
-runtime_env types util.accelerators util.actor_pool util.annotations util.check_serialize
-util.client util.debug util.helpers util.joblib util.metrics util.multiprocessing.pool
+cluster_utils dag data exceptions experimental.internal_kv experimental.multiprocessing
+experimental.queue experimental.state.api experimental.tqdm_ray job_config job_submission
+ray_constants remote_function runtime_context runtime_env runtime_env.runtime_env types
+util.accelerators util.actor_pool util.annotations util.check_serialize util.client util.debug
+util.helpers util.joblib util.joblib.ray_backend util.metrics util.multiprocessing.pool
 util.placement_group util.queue util.scheduling_strategies util.state.api util.state.common
 util.state.exception worker
 """
@@ -155,7 +158,7 @@ def test_what_is_not_there_is_told_in_one_sentence(tmp_path: Path, session_root:
         "from ray.data import Preprocessor", "ray.client",
         "import ray.autoscaler.v2", "import ray.util.collective", "ray.cross_language",
         "import ray.util.rpdb", "import ray.util.tracing", "import ray.util.dask",
-        "import ray.util.spark", "import ray.util.iter",
+        "import ray.util.spark", "import ray.util.iter", "import ray.util.actor_group",
         "ray.init(runtime_env={'conda': 'x'})", "ray.init(local_mode=True)",
     ]  # fmt: skip
     answers = told(
@@ -210,6 +213,46 @@ def test_places_and_results_are_asked_for_by_rays_names(cluster: Path) -> None:
     assert nbray.util.get_node_ip_address() == "127.0.0.1"
     assert set(nbray.util.as_completed([small], timeout=30)) == {1}
     assert nbray.cloudpickle.loads(nbray.cloudpickle.dumps(obj=3)) == 3
+
+
+def test_small_names_of_rays_that_programs_use(cluster: Path) -> None:
+    with pytest.raises(DeprecationWarning, match="Dynamic custom resources are deprecated"):
+        nbray.experimental.set_resource("disk", 2)
+    assert nbray.util.get_node_instance_id() == ""
+    nbray.autoscaler.sdk.request_resources(num_cpus=1)
+    from nbray.util.debug import log_once, reset_log_once
+
+    assert log_once("x") and log_once("y") and not log_once("x")
+    reset_log_once()
+    assert log_once("x") and log_once("y")
+    from nbray.util.check_serialize import FailureTuple
+
+    lock = threading.Lock()
+    _, failures = nbray.util.inspect_serializability({"a": [lock]}, "config", print_file=StringIO())
+    assert FailureTuple(lock, "f.closure.table['a']", None).path == ("f", "table", "['a']")
+    assert [failure.obj for failure in failures] == [lock]
+
+
+def test_the_state_api_is_one_object_too(cluster: Path) -> None:
+    from nbray.util.state import StateApiClient
+    from nbray.util.state.common import (
+        GetApiOptions,
+        ListApiOptions,
+        StateResource,
+        SummaryApiOptions,
+        SummaryResource,
+    )
+
+    client = StateApiClient()
+    alive = ListApiOptions(filters=[("state", "=", "ALIVE")], detail=True)
+    (node,) = client.list(StateResource.NODES, options=alive, raise_on_missing_output=False)
+    assert client.get(StateResource.NODES, node.node_id, options=GetApiOptions()) == node
+    with pytest.raises(ValueError, match="Can't get RUNTIME_ENVS"):
+        client.get(StateResource.RUNTIME_ENVS, "00", options=GetApiOptions())
+    for resource in StateResource:
+        assert isinstance(client.list(resource, ListApiOptions(), False), list)
+    for counted in SummaryResource:
+        assert "cluster" in client.summary(counted, options=SummaryApiOptions())
 
 
 def test_a_bar_without_tqdm_counts(capsys: pytest.CaptureFixture[str]) -> None:

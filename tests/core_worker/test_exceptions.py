@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import re
 import time
 from pathlib import Path
@@ -17,9 +18,11 @@ from nbray.exceptions import (
     ActorHandleNotFoundError,
     ActorUnavailableError,
     GetTimeoutError,
+    LocalRayletDiedError,
     ObjectReconstructionFailedError,
     TaskCancelledError,
     TaskError,
+    WorkerCrashedError,
 )
 from nbray.testing import wait_until
 
@@ -272,3 +275,16 @@ def test_get_raises_as_soon_as_one_of_several_has_failed(cluster: Path, tmp_path
     assert nbray.wait([staying, failed], num_returns=2, timeout=0.1) == ([failed], [staying])
     go.touch()
     assert nbray.get([staying, staying], timeout=30) == ["stayed", "stayed"]
+
+
+def test_programs_make_errors_as_rays_constructors_do() -> None:
+    """Their own tests raise them in the place of a cluster."""
+    unavailable = ActorUnavailableError("it restarts", None)
+    assert str(unavailable).startswith("The actor None is unavailable: it restarts.")
+    named = ActorUnavailableError("it restarts", b"\1" * 16)
+    assert named.actor_id == "01" * 16 and "01" * 16 in str(named)
+    for error in (unavailable, named):
+        again = pickle.loads(pickle.dumps(error))
+        assert (str(again), again.actor_id) == (str(error), error.actor_id)
+    assert "worker died unexpectedly" in str(WorkerCrashedError())
+    assert "local raylet died" in str(LocalRayletDiedError())

@@ -32,15 +32,22 @@ from nbray.experimental.tqdm_ray import tqdm, safe_print
 from nbray.exceptions import RayError, RayTaskError, RayActorError, GetTimeoutError
 from nbray.util import ActorPool, inspect_serializability, list_named_actors, get_node_ip_address
 from nbray.util import register_serializer, deregister_serializer, log_once
+from nbray.util import enable_periodic_logging, get_node_instance_id
+from nbray.util.check_serialize import FailureTuple
 from nbray.util.accelerators import NVIDIA_A100, NVIDIA_TESLA_V100
 from nbray.util.actor_pool import ActorPool
 from nbray.util.joblib import register_nbray
 from nbray.util.metrics import Counter, Gauge, Histogram
-from nbray.util.multiprocessing import Pool
+from nbray.util.multiprocessing import JoinableQueue, Pool, TimeoutError
+from nbray.util.multiprocessing.pool import PoolTaskError
 from nbray.util.placement_group import placement_group, remove_placement_group
 from nbray.util.queue import Queue, Empty, Full
 from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from nbray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from nbray.util.state import StateApiClient
+from nbray.util.state.api import list_cluster_events, list_runtime_envs
+from nbray.util.state.common import ListApiOptions, StateResource
+from nbray.util.state.exception import ServerUnavailable
 from nbray.util.state import list_actors, list_nodes, list_tasks, summarize_tasks
 """
 

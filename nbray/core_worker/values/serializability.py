@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +29,11 @@ class FailureTuple:
     obj: Any
     name: str
     parent: Any
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The steps of ``name``, as Ray has them."""
+        return tuple(re.split(r"\.closure\.|\.globals\.|\.|(?=\[)", self.name))
 
 
 def inspect_serializability(

@@ -6,6 +6,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sized
+from multiprocessing import JoinableQueue as JoinableQueue
 from multiprocessing import TimeoutError
 from typing import Any
 
@@ -25,7 +26,13 @@ from nbray.util.pool_results import (
     PoolTaskError,
 )
 
-__all__ = ["AsyncResult", "IMapIterator", "Pool", "PoolTaskError", "TimeoutError"]
+__all__ = [
+    "AsyncResult",
+    "IMapIterator",
+    "Pool",
+    "PoolTaskError",
+    "TimeoutError",
+]
 
 
 class _Process:

@@ -36,6 +36,7 @@ from nbray.state.rows import (
 from nbray.state.runtime_envs import RuntimeEnvState, list_runtime_envs
 from nbray.state.selecting import InvalidQueryError, StateApiException
 from nbray.state.summaries import summarize_actors, summarize_objects, summarize_tasks
+from nbray.util.state.client import StateApiClient
 
 RayStateApiException = StateApiException
 
@@ -51,6 +52,7 @@ __all__ = [
     "PlacementGroupState",
     "RayStateApiException",
     "RuntimeEnvState",
+    "StateApiClient",
     "StateApiException",
     "TaskState",
     "WorkerState",

@@ -1,7 +1,7 @@
-"""The exception of the state API, at Ray's path."""
+"""The exceptions of the state API, at Ray's path."""
 
 from nbray.state.selecting import StateApiException
 
-RayStateApiException = StateApiException
+RayStateApiException = ServerUnavailable = StateApiException
 
-__all__ = ["RayStateApiException"]
+__all__ = ["RayStateApiException", "ServerUnavailable"]
