@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -24,6 +25,9 @@ class Held:
 
     def pid(self) -> int:
         return os.getpid()
+
+
+held: Any = None
 
 
 def hold() -> int:
