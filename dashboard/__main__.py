@@ -7,7 +7,6 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from .parts.cluster import Cluster
 from .remote_drivers import PATH as CLIENT
 from .remote_drivers import RemoteDrivers
 from .rest import allow_body, rest
-from .server import BoundedServer
+from .server import BoundedServer, PatientListener
 from .site import Site, application
 from .watcher import Watcher
 
@@ -49,7 +48,7 @@ async def _main(args: argparse.Namespace) -> None:
 
     if args.parent_fd is not None:
         watch_parent(loop, args.parent_fd, leave_with_parent)
-    listener = socket.socket(fileno=args.listen_fd)
+    listener = PatientListener(fileno=args.listen_fd)
     listener.setblocking(False)
     async with StateClient.of_session(args.gcs_address, session) as client:
         asked = Cluster(client)

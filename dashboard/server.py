@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 from typing import Any
 
 from tornado.httpserver import HTTPServer
+from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream
 from tornado.routing import Router
 
@@ -15,8 +17,37 @@ from nbray.common.sparing_log import SparingLog
 
 MOST_STRANGERS = 128
 _LARGEST_REQUEST = 1 << 16
+_PAUSE_S = 1.0
 
 _log = SparingLog(logging.getLogger(__name__))
+
+
+class PatientListener(socket.socket):
+    """Leaves who comes in the kernel's queue for a second when no descriptor is left.
+
+    Tornado would look again at once, for ever, and log each look.
+    """
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Who came first.
+
+        Raises:
+            BlockingIOError: nobody is there, or can be taken.
+        """
+        try:
+            return super().accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            raise
+        except OSError as error:
+            _log.warning("A connection could not be accepted: %s.", error)
+            loop = IOLoop.current()
+            loop.update_handler(self, 0)
+            loop.call_later(_PAUSE_S, self._go_on, loop)
+            raise BlockingIOError from error
+
+    def _go_on(self, loop: IOLoop) -> None:
+        if self.fileno() >= 0:
+            loop.update_handler(self, IOLoop.READ)
 
 
 class BoundedServer(HTTPServer):

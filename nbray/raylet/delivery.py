@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, TypeVar
 
-from nbray.wire.gcs_messages import Empty
 from nbray.wire.grpc_service import GrpcClient, RefusedError, RpcError
 
 logger = logging.getLogger(__name__)
 
 _AGAIN_S = 1.0
+Reply = TypeVar("Reply")
 
 
-async def deliver(gcs: GrpcClient, method: str, request: Any, what: str) -> None:
-    """Call a method of the GCS until it is answered, or until this raylet is none of its own.
+async def deliver(
+    gcs: GrpcClient, method: str, request: Any, what: str, reply: type[Reply]
+) -> Reply | None:
+    """Call a method of the GCS until it is answered; None if this raylet is none of its own.
 
     It waits through a GCS that is away, and a raylet that stood still while its call ran out.
     """
     while True:
         try:
-            await gcs.call(method, request, Empty)
+            return await gcs.call(method, request, reply)
         except RefusedError as error:
             logger.error("%s was not reported: %s", what, error)
-            return
+            return None
         except RpcError as error:
             logger.warning("%s is not reported yet: %s", what, error)
             await asyncio.sleep(_AGAIN_S)
-        else:
-            return

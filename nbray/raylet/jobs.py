@@ -11,7 +11,7 @@ from nbray.raylet.delivery import deliver
 from nbray.raylet.process import Process
 from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m
-from nbray.wire.grpc_service import GrpcClient, RpcError
+from nbray.wire.grpc_service import GrpcClient, RefusedError, RpcError
 from nbray.wire.records import JobConfig
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,8 @@ class Jobs:
             job = await self._gcs.call("RegisterJob", request, g.JobId)
         except RpcError as error:
             process.send(m.DriverRegistered(self._node_id, b"", "", "", 0, str(error)))
+            if not isinstance(error, RefusedError):
+                self._background.start(self._end_unanswered(request))
             return
         if process.closed:
             self._end(job.job_id)
@@ -72,6 +74,12 @@ class Jobs:
         self._drivers[job.job_id] = process
         self._homes[job.job_id] = self._node_id
         self._on_joined(process)
+
+    async def _end_unanswered(self, request: g.RegisterJob) -> None:
+        """The GCS may have made a job before it fell silent, which nobody would end."""
+        job = await deliver(self._gcs, "RegisterJob", request, "A driver that left", g.JobId)
+        if job is not None:
+            self._end(job.job_id)
 
     def driver_gone(self, process: Process, reason: str) -> None:
         """A driver has no connection any more: its job ends."""
@@ -99,7 +107,8 @@ class Jobs:
             await self._end_workers(job_id)
         except Exception:  # the GCS ends what the job has elsewhere
             logger.exception("Not all workers of job %s were ended.", job_id.hex())
-        await deliver(self._gcs, "FinishJob", g.JobId(job_id), f"The end of job {job_id.hex()}")
+        what = f"The end of job {job_id.hex()}"
+        await deliver(self._gcs, "FinishJob", g.JobId(job_id), what, g.Empty)
 
     async def warn(self, request: g.WarnJob) -> g.Empty:
         """Show a warning at the driver of a job, if it is here: something of its waits."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from support.far_driver import TOKEN, forked_driver, gateway_of, my_remote
+from support.far_driver import TOKEN, forked_driver, gateway_of, my_remote, start_far_head
 from support.stopping import stand_still
 
 import nbray
 from nbray.client.own_folder import hand_on, own_folder
 from nbray.exceptions import LocalRayletDiedError
+from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.local import RunningNode
 from nbray.testing import Proxy, wait_until
 
@@ -24,6 +26,9 @@ class Held:
 
     def pid(self) -> int:
         return os.getpid()
+
+
+held: Any = None
 
 
 def hold() -> int:
@@ -66,6 +71,22 @@ def test_a_driver_that_leaves_while_the_path_is_cut_has_left_when_there_is_one_a
     assert psutil.pid_exists(pid)
     path.refuse(False)
     wait_for_the_end(pid, session_root)
+
+
+@pytest.mark.slow
+def test_a_farewell_goes_by_the_dashboard_as_its_driver_did(
+    session_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NBRAY_AUTH_TOKEN", TOKEN)
+    node = start_far_head(dashboard=DashboardOptions(True, "127.0.0.1", 0))
+    try:
+        nbray.init(f"http://{node.webui_url}/")
+        pid = hold()
+        os.kill(my_remote().agent_pid, signal.SIGKILL)
+        wait_for_the_end(pid, session_root)
+        nbray.shutdown()
+    finally:
+        node.stop()
 
 
 @pytest.mark.slow

@@ -15,10 +15,13 @@ import nbray
 from nbray.common.background import Background
 from nbray.common.session import GCS
 from nbray.core_worker.current import joined_core
+from nbray.gcs.groups import table
+from nbray.gcs.storage import Store
+from nbray.gcs.storage.memory import MemoryBackend
 from nbray.testing import wait_until
 from nbray.util.placement_group import placement_group
 from nbray.wire.causes import Cause, CauseKind
-from nbray.wire.gcs_messages import ChangeGroups, JobId, KillActorRequest
+from nbray.wire.gcs_messages import ChangeGroups, JobId, KillActorRequest, WaitGroups
 from nbray.wire.near_calls import NearCalls
 
 WISH = Cause(CauseKind.ENDED, "a test wished it")
@@ -92,3 +95,17 @@ def test_work_that_is_done_whole_outlives_who_waits_and_tells_of_its_failure(
         assert "nobody waits for it" in caplog.text
 
     asyncio.run(scene())
+
+
+def test_groups_that_nobody_knows_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "_KNOWN_WITHIN_S", 0.05)
+
+    async def story() -> None:
+        nothing: Any = None
+        groups = table.GroupTable(list, nothing, Store(MemoryBackend()), nothing)
+        _, wait = groups.services()["WaitGroups"]
+        reply = await wait(WaitGroups([b"%d" % number for number in range(100)]))
+        assert {state.state for state in reply.states} == {"REMOVED"}
+        assert not groups._changed
+
+    asyncio.run(story())

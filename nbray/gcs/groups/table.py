@@ -135,6 +135,7 @@ class GroupTable:
                     states.append(GroupState(group_id, life.state))
                 elif life is None and now > deadline:
                     states.append(GroupState(group_id, State.REMOVED))
+                    self._changed.pop(group_id, None)  # nothing will ever be decided of it
             if states:
                 await self._store.durable()
                 return g.GroupStates(states)

@@ -74,11 +74,10 @@ class PackageTable:
             self._sent[request.uri] = time.monotonic()
             row.size = max(row.size, request.size)
             self._table.put(request.uri, row)
-            await self._store.durable()
         elif request.job_id not in row.jobs:
             row.jobs.append(request.job_id)
             self._table.put(request.uri, row)
-            await self._store.durable()
+        await self._store.durable()  # also of one that is repeated before the first was
         return g.KvCount(int(self._kv.has(request.namespace, request.uri)))
 
     async def watch(self) -> None:

@@ -382,7 +382,7 @@ class ActorManager:
         await self._report(g.WorkerDied(worker.worker_id, cause))
 
     async def _report(self, died: g.WorkerDied) -> None:
-        await deliver(self._gcs, "WorkerDied", died, "The death of a worker")
+        await deliver(self._gcs, "WorkerDied", died, "The death of a worker", g.Empty)
 
     async def end(self, request: g.EndActor) -> g.Empty:
         """End the process of an attempt, or do not start it."""
@@ -432,7 +432,8 @@ class ActorManager:
         """Have an actor placed whose arguments are there."""
         await self._registered(message.actor_id)
         request = g.ActorReadyRequest(message.actor_id, message.dependencies)
-        await deliver(self._gcs, "ActorReady", request, "That an actor has its arguments")
+        what = "That an actor has its arguments"
+        await deliver(self._gcs, "ActorReady", request, what, g.Empty)
 
     async def _registered(self, actor_id: bytes) -> None:
         """Until the GCS has answered what it was asked first about an actor."""
@@ -466,7 +467,7 @@ class ActorManager:
         )
         try:
             await self._registered(message.actor_id)
-            await deliver(self._gcs, "KillActor", request, "The end of an actor")
+            await deliver(self._gcs, "KillActor", request, "The end of an actor", g.Empty)
         finally:
             self._asked_to_end.discard(told)
             told.set_result(None)

@@ -8,12 +8,15 @@ from typing import Any, cast
 
 import pytest
 
+from nbray.raylet.jobs import Jobs
 from nbray.raylet.process import Process
 from nbray.raylet.workers import groups
 from nbray.raylet.workers.groups import GroupManager
 from nbray.wire import gcs_messages as g
 from nbray.wire import group_messages as gm
+from nbray.wire import messages as m
 from nbray.wire.grpc_service import RefusedError, RpcError
+from nbray.wire.records import Address
 
 
 class Gcs:
@@ -67,3 +70,34 @@ def test_what_it_may_have_made_is_removed_and_removals_are_not_forgotten(
     else:
         assert gcs.asked[1:] == [([], [b"old", b"new"]), ([], [b"old", b"new"]), ([b"next"], [])]
         assert told[-1] == (b"next", "CREATED")
+
+
+def test_a_job_that_it_may_have_made_for_a_driver_that_is_refused_ends() -> None:
+    asked: list[tuple[str, Any]] = []
+    ended = asyncio.Event()
+
+    async def call(method: str, request: Any, reply: Any, _timeout: float = 0) -> Any:
+        asked.append((method, request))
+        if len(asked) == 1:
+            raise RpcError("no answer")
+        if method == "FinishJob":
+            ended.set()
+            return g.Empty()
+        return g.JobId(b"made")
+
+    async def end_workers(_job_id: bytes) -> None:
+        return
+
+    async def story() -> None:
+        sent: list[Any] = []
+        gcs: Any = SimpleNamespace(call=call)
+        jobs = Jobs(b"node", gcs, lambda _driver: None, end_workers)
+        process = cast(Process, SimpleNamespace(send=sent.append, closed=False))
+        driver = Address(b"driver", b"node", "", "", 0)
+        await jobs.register(process, m.RegisterDriver(driver, 1, "", [], "", "program"))
+        assert sent[0].error == "no answer"
+        await asyncio.wait_for(ended.wait(), 20)
+
+    asyncio.run(story())
+    assert [method for method, _ in asked] == ["RegisterJob", "RegisterJob", "FinishJob"]
+    assert asked[0] == asked[1] and asked[2][1] == g.JobId(b"made")
