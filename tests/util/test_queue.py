@@ -38,8 +38,8 @@ def read(queue: Queue, started: str) -> Any:
 
 
 def interrupted(queue: Queue, _path: Path) -> None:
-    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
         queue.get()
 
 
@@ -48,9 +48,9 @@ def limited(queue: Queue, _path: Path) -> None:
         raise ArithmeticError("time is over")
 
     previous = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.2)
     try:
         with pytest.raises(ArithmeticError):
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
             queue.get()
     finally:
         signal.signal(signal.SIGALRM, previous)
@@ -165,8 +165,8 @@ def test_two_thousand_readers_wait_and_each_gets_its_item(queue: Queue) -> None:
 def test_writers_wait_for_room_in_order_and_may_give_up(cluster: Path) -> None:
     queue = Queue(maxsize=2)
     queue.put_nowait_batch([0, 1])
-    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
         queue.put("interrupted")
     with pytest.raises(TimeoutError):
         asyncio.run(asyncio.wait_for(queue.put_async("out of time"), 0.1))
