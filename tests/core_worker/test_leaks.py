@@ -123,8 +123,8 @@ def interrupt(after_s: float) -> threading.Timer:
 
 def test_a_put_that_is_interrupted_while_it_waits_for_room() -> None:
     arrays = [nbray.get(nbray.put(np.zeros(45 * MB, np.uint8))) for _ in range(4)]
-    timer = interrupt(0.5)
     with pytest.raises(KeyboardInterrupt):
+        timer = interrupt(0.5)
         nbray.put(np.zeros(100 * MB, np.uint8))
     timer.join()
     assert arrays

@@ -173,8 +173,8 @@ def test_several_signals_at_once_all_reach_their_handlers(
         for signum in (signal.SIGUSR1, signal.SIGINT, signal.SIGUSR2):
             os.kill(os.getpid(), signum)
 
-    threading.Timer(0.2, send).start()
     with pytest.raises(KeyboardInterrupt):
+        threading.Timer(0.2, send).start()
         nbray.get(nbray.remote(lambda: time.sleep(30)).remote())
     # The one that raises may be handled before the last one is sent.
     wait_until(lambda: sorted(came) == ["int", "usr1", "usr2"], "all of them")

@@ -16,6 +16,8 @@ import pytest
 import nbray
 from nbray import cloudpickle
 from nbray.core_worker.values.serialization import deserialize, serialize
+from nbray.testing import Gate, wait_until
+from nbray.util.state import list_demand
 
 
 @nbray.remote
@@ -68,7 +70,11 @@ def test_a_get_that_is_answered_at_once_gives_no_cpu_away(
     nbray.init(num_cpus=1)
 
     @nbray.remote
-    def reads(refs: list[nbray.ObjectRef], began: Path) -> bool:
+    def reads(refs: list[nbray.ObjectRef], gate: Gate, began: Path) -> bool:
+        from nbray.core_worker.values import reading
+
+        reading._ANSWER_S = 60.0  # so long an owner may be busy here, and answers at once
+        gate.wait_here()
         nbray.get(refs)
         deadline = time.monotonic() + 1.5
         while not began.exists() and time.monotonic() < deadline:
@@ -79,14 +85,13 @@ def test_a_get_that_is_answered_at_once_gives_no_cpu_away(
     def begins(began: Path) -> None:
         began.touch()
 
-    def is_given_away(attempt: int) -> bool:
-        began = tmp_path / str(attempt)
-        given, _ = nbray.get([reads.remote(refs, began), begins.remote(began)], timeout=60)
-        return bool(given)
-
-    refs = [nbray.put(i) for i in range(10)]
-    # An owner that is busy answers late: then the CPU is better with others.
-    assert not all(is_given_away(attempt) for attempt in range(50))
+    gate, began = Gate(tmp_path), tmp_path / "began"
+    reading = reads.remote([nbray.put(i) for i in range(10)], gate, began)
+    gate.wait_for(1)
+    waits = begins.remote(began)
+    wait_until(lambda: bool(list_demand()), "the raylet to know of it")
+    gate.open()
+    assert nbray.get([reading, waits], timeout=100) == [False, None]
 
 
 def test_refs_are_of_something() -> None:

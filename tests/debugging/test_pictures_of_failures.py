@@ -19,7 +19,7 @@ from nbray.debugging.rebuilding import opened, remember_sources, traceback_of
 from nbray.debugging.showing import short
 from nbray.debugging.taking import Limits, take
 
-LIMITS = Limits()
+LIMITS = Limits(seconds=60.0)  # copies take long on a busy machine
 FACTOR = 3
 
 
@@ -124,7 +124,7 @@ def test_what_is_large_is_shown_in_part_and_the_whole_has_a_bound() -> None:
         many = [bytes(1000) * number for number in range(30)]
         raise KeyError(array, text, items, many)
 
-    data = encode(take(raised_by(fails), Limits(total=100_000, each=20_000)))
+    data = encode(take(raised_by(fails), Limits(total=100_000, each=20_000, seconds=60.0)))
     assert len(data) < 400_000
     frame = list(walked(raised_by(fails)))[-1].tb_frame
     assert repr(frame.f_locals["array"]) == "array([0., 0., 0., ..., 0., 0., 0.], shape=(1048576,))"

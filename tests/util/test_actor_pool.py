@@ -141,8 +141,9 @@ def test_a_wait_that_ends_early_loses_no_result(cluster: Path, tmp_path: Path) -
             pool.get_next_unordered(timeout=0.01, ignore_if_timedout=ignore)
     with pytest.raises(TimeoutError, match="Timed out"):
         pool.get_next(timeout=0.01)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
-        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        timer.start()
         pool.get_next()
     gate.touch()
     assert outcomes(pool, ordered=True) == [0, 1, 2]
