@@ -13,10 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.processes import running, template_of
+from support.stopping import stand_still
 
 import nbray
 from nbray.testing import wait_until
 from nbray.util.placement_group import placement_group, remove_placement_group
+from nbray.util.state import list_demand
 
 GREEDY = """
 import nbray, time
@@ -69,6 +72,27 @@ def test_bursts_of_several_pass_the_workers_on_as_soon_as_they_are_idle(
     other_shape = nbray.remote(num_cpus=2)(lambda: "both")
     assert nbray.get(other_shape.remote(), timeout=60) == "both"
     assert nbray.get(nothing.options(num_cpus=1.5).remote(), timeout=60) is None
+
+
+def test_who_has_a_part_of_what_is_lacked_gives_it_back_though_the_rest_was_being_started(
+    session_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NBRAY_LEASE_IDLE_S", "600")
+    monkeypatch.setenv("NBRAY_LEASE_SHARE_S", "600")
+    nbray.init(num_cpus=2, object_store_memory=50 << 20)
+    nothing = nbray.remote(lambda: None)
+    nbray.get(nothing.remote(), timeout=60)
+    (raylet,) = running(session_root, "nbray.raylet")
+    template = template_of(raylet)
+    stand_still(template.pid)
+    try:
+        starts = nothing.options(runtime_env={"env_vars": {"A": "1"}}).remote()
+        wait_until(lambda: not nbray.available_resources().get("CPU"), "its CPU to be taken")
+        both = nbray.remote(num_cpus=2)(lambda: "both").remote()
+        wait_until(lambda: {"CPU": 2.0} in [row.resources for row in list_demand()], "it to wait")
+    finally:
+        template.resume()
+    assert nbray.get([starts, both], timeout=60) == [None, "both"]
 
 
 def test_a_long_queue_lets_other_shapes_and_actors_in(session_root: Path) -> None:

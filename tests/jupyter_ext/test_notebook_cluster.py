@@ -32,7 +32,7 @@ def test_an_interrupt_stops_the_tasks_of_the_cell_in_which_the_cluster_begins(
     session_root: Path,
 ) -> None:
     with running_kernel() as notebook:
-        notebook.run("%load_ext nbray")
+        notebook.run("%load_ext nbray\n%nbray config interrupt_grace 30")
         notebook.run("import nbray, time\n@nbray.remote\ndef nap(): time.sleep(60)")
         free = "time.sleep(0.3); nbray.available_resources() == nbray.cluster_resources()"
         for begin in ("nbray.init(address='local', num_cpus=2)", "nbray.shutdown()"):

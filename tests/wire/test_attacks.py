@@ -77,8 +77,8 @@ def listener(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> Listener:
-    """One listener of a cluster in which a peer has a second for its handshake."""
-    monkeypatch.setenv("NBRAY_HANDSHAKE_TIMEOUT_S", "1")
+    """One listener of a cluster in which a peer has two seconds for its handshake."""
+    monkeypatch.setenv("NBRAY_HANDSHAKE_TIMEOUT_S", "2")
     nbray.init(num_cpus=1, object_store_memory=100 << 20)
     session, info = find_session("auto")
     process, _, wire = request.param.partition("-")

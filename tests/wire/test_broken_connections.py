@@ -37,7 +37,7 @@ from nbray.wire.records import Address
 @pytest.fixture
 def far(session_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningNode]:
     """A node beside the head, with the resource "far": processes talk to it by TCP."""
-    monkeypatch.setenv("NBRAY_HANDSHAKE_TIMEOUT_S", "1")
+    monkeypatch.setenv("NBRAY_HANDSHAKE_TIMEOUT_S", "2")
     nbray.init(num_cpus=1, object_store_memory=64 << 20)
     node = join_here({"CPU": 2, "far": 8})
     yield node
