@@ -294,13 +294,11 @@ class ActorUnavailableError(ActorError):
 
     def __init__(self, actor_id: str = "", error_msg: str | bytes | None = DIED, *more: bool):
         if not isinstance(error_msg, str):  # they are Ray's
-            known = None if error_msg is None else error_msg.hex()
-            actor_id, error_msg = (
-                known or "",
-                (
-                    f"The actor {known} is unavailable: {actor_id}. The task may or may not have been "
-                    "executed on the actor."
-                ),
+            said, known = actor_id, None if error_msg is None else error_msg.hex()
+            actor_id = known or ""
+            error_msg = (
+                f"The actor {known} is unavailable: {said}. The task may or may not have been "
+                "executed on the actor."
             )
         super().__init__(actor_id, error_msg, *more)
 

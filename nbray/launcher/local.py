@@ -312,9 +312,11 @@ def _node_arguments(wanted: NodeOptions) -> list[str]:
     labels = check_node_labels(wanted.labels or {})
     if wanted.has_accelerators:
         total.update(accelerators(wanted.resources))
-        labels.update(type_label(total))
+    units = node_units(total)
+    if wanted.has_accelerators:
+        labels.update(type_label(units))
     arguments = [
-        "--resources", json.dumps(node_units(total)), "--object-store-memory", str(store),
+        "--resources", json.dumps(units), "--object-store-memory", str(store),
         "--labels", json.dumps(labels),
     ]  # fmt: skip
     spill = wanted.object_spilling_directory

@@ -120,9 +120,13 @@ def sealed(dashboard: Dashboard, target: str) -> tuple[int, bytes]:
 
 
 def test_an_answer_with_a_seal_that_has_no_end_is_refused_and_what_is_short_is_not(
-    context: NbrayContext,
+    session_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such an answer is sent as a whole, and would be kept until then."""
+    monkeypatch.setenv("NBRAY_ROTATION_MAX_BYTES", "0")  # so large a log is cut at the next look
+    context = nbray.init(
+        num_cpus=1, object_store_memory=64 << 20, include_dashboard=True, dashboard_port=0
+    )
     session = Session(Path(context["session_dir"]))
     with open(session.log_path("large.log"), "wb") as log:
         log.writelines(b"%01023d\n" % number for number in range(40_000))
