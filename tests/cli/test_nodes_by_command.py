@@ -147,6 +147,7 @@ OTHER = "from nbray.common import software\nsoftware."
 ADVICE = "A cluster needs the same version of nbray"
 
 
+@pytest.mark.timeout(300)  # ten programs, one after the other
 @pytest.mark.parametrize("nodes", [1], indirect=True)
 def test_who_cannot_join_is_told_why_in_one_line(nodes: str, home: Path, tmp_path: Path) -> None:
     join = [f"--address={nodes}", STORE]
