@@ -47,9 +47,9 @@ def enable_periodic_logging() -> None:
         from nbray.util import enable_periodic_logging, log_once
 
         enable_periodic_logging()
-        while working():
-            if log_once("still here"):
-                print("still at work")
+        for step in range(1000):
+            if log_once("still here"):  # now, and if there are minutes of steps, once in each
+                print("still at work, at step", step)
         ```
     """
     global _again
