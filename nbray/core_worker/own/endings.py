@@ -48,7 +48,7 @@ class Endings:
         if len(values) != (wanted if wanted >= 0 else spec.return_count()):
             values = self._one_for_each(spec, values)
         holders = None
-        if any(value.contained for value in done.values):
+        if any(value.contained for value in (*values, *done.values)):
             holders = self._holders(spec, values)
             if wanted >= 0:  # before anybody can read them
                 self._take_over(spec, holders, worker_id)

@@ -261,7 +261,6 @@ def _begin(common: _Common, parts: _Parts, order: dict[str, Any]) -> WorkerOutpu
     set_core(core)
     main_module.install()
     core.reactor.start()
-    before_exit(core.reactor)
     reply: m.WorkerRegistered = core.peers.request(
         "registered", m.RegisterWorker(core.address, os.getpid())
     )
@@ -283,6 +282,7 @@ def _run_worker(common: _Common, parts: _Parts, order: dict[str, Any]) -> int:
     """Until the worker is to leave; returns its exit status."""
     output = _begin(common, parts, order)
     core, executor = parts.core, parts.executor
+    before_exit(core.reactor)
     executor.run()
     atexit.register(_end_children)  # it runs before those that user code has registered
     executor.end()
