@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from nbray.common.accelerators import ACCELERATOR_TYPE
 from nbray.common.ignoring import ignore
 from nbray.common.resources import UNIT, check_amount, to_units
 from nbray.common.text import check_text
@@ -196,7 +197,7 @@ def resource_units(options: Mapping[str, Any], default_cpus: float) -> dict[str,
     custom["GPU"] = options.get("num_gpus") or 0
     custom["memory"] = options.get("memory") or 0
     if options.get("accelerator_type"):
-        custom[f"accelerator_type:{options['accelerator_type']}"] = 0.001
+        custom[f"{ACCELERATOR_TYPE}{options['accelerator_type']}"] = 0.001
     return to_units(custom)
 
 

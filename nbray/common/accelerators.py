@@ -7,6 +7,9 @@ from collections.abc import Collection, Mapping, MutableMapping, Sequence
 
 from nbray.common.resources import MOST_UNITS, UNIT, to_units
 
+ACCELERATOR_TYPE = "accelerator_type:"
+"""How the name of a resource begins that says which kind a node has."""
+
 VISIBLE_DEVICES = {
     "GPU": "CUDA_VISIBLE_DEVICES",
     "TPU": "TPU_VISIBLE_CHIPS",

@@ -87,19 +87,21 @@ class Session:
     @property
     def starter(self) -> int:
         """The pid of the process that made the folder; 0 if that was not on this machine."""
-        try:
-            where, pid, _ = (self.path / "starter").read_text().split()
-        except (OSError, ValueError):
-            return 0
-        return int(pid) if where == machine() else 0
+        found = self._starter()
+        return 0 if found is None else found[0]
 
     def has_no_starter(self) -> bool:
         """Whether the process that made the folder has ended, as far as can be seen from here."""
+        found = self._starter()
+        return found is not None and start_time(found[0]) != found[1]
+
+    def _starter(self) -> tuple[int, int] | None:
+        """Pid and start time of the process that made the folder, if that was on this machine."""
         try:
             where, pid, began = (self.path / "starter").read_text().split()
-            return where == machine() and start_time(int(pid)) != int(began)
+            return (int(pid), int(began)) if where == machine() else None
         except (FileNotFoundError, ValueError):  # it is being made, or is no session's
-            return False
+            return None
 
     @property
     def token(self) -> bytes:

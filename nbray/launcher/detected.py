@@ -12,10 +12,11 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from nbray.common.accelerators import ACCELERATOR_TYPE, VISIBLE_DEVICES
+
 logger = logging.getLogger(__name__)
 
 TYPE_LABEL = "ray.io/accelerator-type"
-_TYPE = "accelerator_type:"
 _SLURM = "SLURM_JOB_ID"
 _NONE = ("", "-1", "NoDevFiles")  # as a name of a visible device: there is none from here on
 _NVIDIA, _AMD = "proc/driver/nvidia/gpus/*/information", "sys/class/kfd/kfd/topology/nodes/*"
@@ -25,13 +26,7 @@ _FILES = {
     "TTNPU": ("dev/tenstorrent/*",),
     "MBLT": ("dev/aries[0-9]*", "dev/regulus-npu*"),
 }
-_VISIBLE = {
-    "GPU": ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
-    "TPU": ("TPU_VISIBLE_CHIPS",),
-    "NPU": ("ASCEND_RT_VISIBLE_DEVICES",),
-    "TTNPU": ("TT_VISIBLE_DEVICES",),
-    "MBLT": ("QBRUNTIME_VISIBLE_DEVICES",),
-}
+_OF_AMD = ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 _MODEL = re.compile(r"[A-Z]+[0-9]+[A-Z]*|RTX-PRO-6000")
 
 
@@ -62,7 +57,8 @@ def accelerators(
     for name, patterns in _FILES.items():
         paths = [path for pattern in patterns for path in root.glob(pattern)]
         found[name] = sum(not path.is_dir() for path in paths)
-    for name, bounds in _VISIBLE.items():
+    for name in found:
+        bounds = (VISIBLE_DEVICES[name], *(_OF_AMD if name == "GPU" else ()))
         said = [variables[one] for one in bounds if one in variables]
         if not said and _SLURM in variables:  # to use more than a job was given is others' cost
             found[name] = 0
@@ -70,14 +66,16 @@ def accelerators(
     amounts = {name: amount for name, amount in found.items() if amount and name not in given}
     if given.get("GPU", found["GPU"]):
         for model in nvidia:
-            if (kind := type_of(model)) and f"{_TYPE}{kind}" not in given:
-                amounts[f"{_TYPE}{kind}"] = 1.0
+            if (kind := type_of(model)) and f"{ACCELERATOR_TYPE}{kind}" not in given:
+                amounts[f"{ACCELERATOR_TYPE}{kind}"] = 1.0
     return amounts
 
 
 def type_label(amounts: Mapping[str, float]) -> dict[str, str]:
     """The label of a node with these amounts, which selectors ask for; none if it has no type."""
-    kinds = [name.removeprefix(_TYPE) for name in amounts if name.startswith(_TYPE)]
+    kinds = [
+        name.removeprefix(ACCELERATOR_TYPE) for name in amounts if name.startswith(ACCELERATOR_TYPE)
+    ]
     return {TYPE_LABEL: kinds[0]} if kinds else {}
 
 

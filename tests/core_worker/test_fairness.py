@@ -49,12 +49,18 @@ def test_a_driver_with_a_long_queue_lets_another_have_its_turn(session_root: Pat
         greedy.stdout.close()
 
 
-def test_bursts_of_several_pass_the_workers_on_as_soon_as_they_are_idle(
-    session_root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def keeping_workers(session_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two CPUs, where submitters keep idle workers for as long as nobody asks for them."""
     monkeypatch.setenv("NBRAY_LEASE_IDLE_S", "600")
     monkeypatch.setenv("NBRAY_LEASE_SHARE_S", "600")
     nbray.init(num_cpus=2, object_store_memory=50 << 20)
+    return session_root
+
+
+def test_bursts_of_several_pass_the_workers_on_as_soon_as_they_are_idle(
+    keeping_workers: Path,
+) -> None:
 
     @nbray.remote
     def nothing() -> None:
@@ -75,14 +81,11 @@ def test_bursts_of_several_pass_the_workers_on_as_soon_as_they_are_idle(
 
 
 def test_who_has_a_part_of_what_is_lacked_gives_it_back_though_the_rest_was_being_started(
-    session_root: Path, monkeypatch: pytest.MonkeyPatch
+    keeping_workers: Path,
 ) -> None:
-    monkeypatch.setenv("NBRAY_LEASE_IDLE_S", "600")
-    monkeypatch.setenv("NBRAY_LEASE_SHARE_S", "600")
-    nbray.init(num_cpus=2, object_store_memory=50 << 20)
     nothing = nbray.remote(lambda: None)
     nbray.get(nothing.remote(), timeout=60)
-    (raylet,) = running(session_root, "nbray.raylet")
+    (raylet,) = running(keeping_workers, "nbray.raylet")
     template = template_of(raylet)
     stand_still(template.pid)
     try:

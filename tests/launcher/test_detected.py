@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,25 @@ import pytest
 from nbray.launcher.detected import accelerators, type_label, type_of
 
 
+def lay(root: Path, place: str, name: str, texts: Iterable[str]) -> Path:
+    """A machine on which a driver has a folder with a file of this name for each device."""
+    for number, text in enumerate(texts):
+        folder = root / place.format(number)
+        folder.mkdir(parents=True)
+        (folder / name).write_text(text)
+    return root
+
+
 def nvidia(root: Path, *models: str) -> Path:
     """The files of a machine with these GPUs."""
-    for number, model in enumerate(models):
-        folder = root / f"proc/driver/nvidia/gpus/0000:0{number}:00.0"
-        folder.mkdir(parents=True)
-        (folder / "information").write_text(f"Model: \t\t {model}\nIRQ:   \t\t 35\n")
-    return root
+    texts = (f"Model: \t\t {model}\nIRQ:   \t\t 35\n" for model in models)
+    return lay(root, "proc/driver/nvidia/gpus/0000:0{}:00.0", "information", texts)
 
 
 def amd(root: Path, *simd_counts: int) -> Path:
     """The files of a machine with such nodes in the topology of AMD's driver."""
-    for number, count in enumerate(simd_counts):
-        folder = root / f"sys/class/kfd/kfd/topology/nodes/{number}"
-        folder.mkdir(parents=True)
-        (folder / "properties").write_text(f"cpu_cores_count 0\nsimd_count {count}\nmem 1\n")
-    return root
+    texts = (f"cpu_cores_count 0\nsimd_count {count}\nmem 1\n" for count in simd_counts)
+    return lay(root, "sys/class/kfd/kfd/topology/nodes/{}", "properties", texts)
 
 
 @pytest.mark.parametrize(

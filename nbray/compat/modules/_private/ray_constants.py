@@ -2,6 +2,7 @@
 
 import logging
 
+from nbray.common.accelerators import ACCELERATOR_TYPE
 from nbray.compat.modules._common.utils import env_bool as env_bool
 from nbray.compat.modules._common.utils import env_float as env_float
 from nbray.compat.modules._common.utils import env_integer as env_integer
@@ -27,6 +28,6 @@ RAY_NAMESPACE_ENVIRONMENT_VARIABLE = "RAY_NAMESPACE"
 RAY_RUNTIME_ENV_ENVIRONMENT_VARIABLE = "RAY_RUNTIME_ENV"
 REDIS_DEFAULT_PASSWORD = ""
 REDIS_DEFAULT_USERNAME = ""
-RESOURCE_CONSTRAINT_PREFIX = "accelerator_type:"
+RESOURCE_CONSTRAINT_PREFIX = ACCELERATOR_TYPE
 
 logger = logging.getLogger(__name__)
