@@ -8,8 +8,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from benchmarks.bench import Bench, expect, seconds_of
 from benchmarks.plain import PlainConnection
 
@@ -40,6 +38,8 @@ def objects_over_sockets(bench: Bench) -> None:
 
 def _measured(bench: Bench) -> tuple[dict[str, float], float]:
     """Medians of seconds by name, and the size of the large object in GB."""
+    import numpy as np
+
     engine = bench.engine
     size, nodes, rounds = bench.size(200_000_000), 3, bench.times(7)
     common = {"num_cpus": 1, "object_store_memory": 1 << 30}

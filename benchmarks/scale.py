@@ -13,8 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.bench import Bench, MissingApi, expect, seconds_of
 
 # --- many --------------------
@@ -182,6 +180,8 @@ def _work(seconds: float) -> None:
 
 def overfull_store(bench: Bench) -> None:
     """Ten times as much as the store has room for, put and read back, beside the disk's own."""
+    import numpy as np
+
     engine = bench.engine
     part, store = 10_000_000, 200_000_000
     count = max(30, bench.size(10 * store // part))
@@ -201,7 +201,7 @@ def overfull_store(bench: Bench) -> None:
                 expect((int(found[0]), len(found)), (i % 251, part))
                 found.sum()
 
-        # A virtual machine gets each page from its host when it is first touched, which takes longer
+        # A virtual machine gets a page from its host when it is first touched, which takes longer
         # than the write: whoever came first would pay for all who come after.
         _write_plain(folder, array, count)
         plain = seconds_of(lambda: _write_plain(folder, array, count))
@@ -227,6 +227,8 @@ def _write_plain(folder: str, array: Any, count: int) -> None:
 
 def shuffle(bench: Bench) -> None:
     """2 GB in 64 parts, each of which goes to 64 others."""
+    import numpy as np
+
     engine, parts = bench.engine, 64
     part_bytes = bench.size(2_000_000_000 // parts)
     bench.start(object_store_memory=3 << 30)
@@ -255,6 +257,8 @@ def shuffle(bench: Bench) -> None:
 
 def sort(bench: Bench) -> None:
     """2 GB of random numbers: made, cut at sampled bounds, and each range sorted by a task."""
+    import numpy as np
+
     engine, blocks = bench.engine, 16
     rows = bench.size(2_000_000_000 // 8 // blocks)
     bench.start(object_store_memory=5 << 30)
@@ -301,6 +305,8 @@ def sort(bench: Bench) -> None:
 
 def broadcast(bench: Bench) -> None:
     """One value of 400 MB that 200 tasks read."""
+    import numpy as np
+
     engine, size, count = bench.engine, bench.size(400_000_000), 200
     bench.start(object_store_memory=1 << 30)
 
@@ -333,6 +339,8 @@ def grid_search_seconds(backend: str, fits: int) -> float:
     Raises:
         MissingApi: scikit-learn is not installed beside the engine.
     """
+    import numpy as np
+
     try:
         import joblib
         from sklearn.datasets import make_classification

@@ -4,7 +4,8 @@ Run as ``python -m benchmarks.workloads`` by either engine's interpreter, with n
 engine and NumPy. Each run is one workload in a fresh process with a cluster of its own. It
 writes JSON lines to a pipe: ``{"row": name, "samples": [...]}``, ``{"missing": what}``, and
 ``{"probe": name}``, after which it waits for a line on standard input while the other side
-measures the memory of the cluster.
+measures the memory of the cluster. NumPy is imported by the work that needs it, so that the
+memory of the others is the engine's.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any
-
-import numpy as np
 
 from benchmarks import scale
 from benchmarks.bench import Bench, MissingApi, expect, seconds_of
@@ -43,6 +42,8 @@ def small_objects(bench: Bench) -> None:
 
 
 def large_objects(bench: Bench) -> None:
+    import numpy as np
+
     engine = bench.engine
     bench.start()
     array = np.zeros(bench.size(100 << 20), dtype=np.int64)
@@ -63,6 +64,8 @@ def large_objects(bench: Bench) -> None:
 
 def put_beside_a_copy(bench: Bench) -> None:
     """Puts and plain copies by turns, so that both see the same machine."""
+    import numpy as np
+
     engine = bench.engine
     bench.start(object_store_memory=2 << 30)
     size = bench.size(400_000_000)
@@ -110,6 +113,8 @@ def many_refs(bench: Bench) -> None:
 
 
 def ten_thousand_arrays(bench: Bench) -> None:
+    import numpy as np
+
     engine = bench.engine
     bench.start()
     engine.get(engine.put(np.zeros(10)))

@@ -30,6 +30,8 @@ SIMPLE = frozenset({type(None), bool, int, float, str, bytes})
 
 _ALIGN = 64
 _NO_BUFFERS = bytes(4)
+_ONE_BUFFER = _PLAIN.pack(1)
+_OF_ONE = struct.Struct("<8xQQ")
 _SMALL = 1024
 _COPIED = 1 << 22
 
@@ -307,8 +309,15 @@ def deserialize(
     """
     outer = context.rebuild
     plain = outer is None and rebuild is None and not refs
-    if plain and type(data) is bytes and data[:4] == _NO_BUFFERS:
-        return pickle.loads(data[4:] if len(data) <= _SMALL else memoryview(data)[4:])
+    if plain and type(data) is bytes:
+        if data[:4] == _NO_BUFFERS:
+            return pickle.loads(data[4:] if len(data) <= _SMALL else memoryview(data)[4:])
+        if data[:4] == _ONE_BUFFER and len(data) <= _SMALL:  # an array
+            stream_length, length = _OF_ONE.unpack_from(data)
+            end = _OF_ONE.size + stream_length
+            begins = _aligned(end)
+            buffer = bytearray(data[begins : begins + length])
+            return pickle.loads(data[_OF_ONE.size : end], buffers=(buffer,))
     outer_refs = context.refs
     context.rebuild, context.refs = rebuild, refs
     try:
