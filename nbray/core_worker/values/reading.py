@@ -242,6 +242,13 @@ class Values:
         ahead: Takes | None,
     ) -> Any:  # fmt: skip
         """The value of a ref argument, whose owner is asked if it was not ``sent``."""
+        if (
+            sent is not None
+            and sent.inline is not None
+            and not sent.is_error
+            and not sent.contained
+        ):
+            return deserialize(sent.inline, None)  # nothing of it is counted here
         self._table.borrow(object_id, owner)
         if sent is None:
             sent = self._ask_owner(object_id, owner)
