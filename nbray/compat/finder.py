@@ -71,15 +71,20 @@ class _Loader(Loader):
     def __init__(self, home: str) -> None:
         self._home = home
         self._spec: ModuleSpec | None = None
+        self._class = ModuleType
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = importlib.import_module(self._home)
         if self._home == home_of("ray"):
-            return module.ray  # type: ignore[no-any-return]
-        self._spec = module.__spec__
+            module = module.ray
+        else:
+            self._spec = module.__spec__
+        self._class = type(module)
         return module
 
     def exec_module(self, module: ModuleType) -> None:
+        if type(module) is not self._class:  # `importlib.util.LazyLoader` has put its own there
+            module.__class__ = self._class
         if self._spec is not None:
             module.__spec__ = self._spec  # the import system has put the other name's there
 

@@ -75,6 +75,35 @@ print(json.dumps([
     ) == [True, True, True, True, True, True, False, True]
 
 
+def test_who_imports_ray_lazily_has_it_at_first_use(tmp_path: Path, session_root: Path) -> None:
+    assert told(
+        tmp_path,
+        """
+import importlib.util, json, sys
+
+def lazily(name):
+    spec = importlib.util.find_spec(name)
+    loader = importlib.util.LazyLoader(spec.loader)
+    spec.loader = loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    loader.exec_module(module)
+    return module
+
+ray = lazily("ray")
+before = ray.is_initialized()
+queue = lazily("ray.util.queue")
+ray.init(num_cpus=1)
+import nbray.util.queue
+spec = nbray.util.queue.__spec__
+print(json.dumps([
+    before, ray.get(ray.put(1)), ray.__version__, ray is sys.modules["ray"],
+    queue.Queue is nbray.util.queue.Queue, spec.name,
+]))
+""",
+    ) == [False, 1, "2.60.0", True, True, "nbray.util.queue"]  # fmt: skip
+
+
 def test_what_is_missing_says_so_and_where_it_is_told(tmp_path: Path, session_root: Path) -> None:
     tries = [
         "import ray.tune", "from ray import tune", "ray.train", "import ray.util.collective",
