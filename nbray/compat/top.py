@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import nbray
+from nbray.calls.runtime_context import RuntimeContext
 from nbray.compat import RAY_VERSION
 from nbray.compat.missing import missing_name
 
@@ -56,6 +57,13 @@ class _Ray(ModuleType):
     def __reduce__(self) -> tuple[Callable[[], ModuleType], tuple[()]]:
         return _the_module, ()
 
+
+def _worker(_context: RuntimeContext) -> Any:
+    return importlib.import_module("nbray.compat.modules._private.worker").global_worker
+
+
+# Not among Ray's documented names, but libraries ask it what the process is.
+RuntimeContext.worker = property(_worker)  # type: ignore[attr-defined]
 
 ray = _Ray("ray", nbray.__doc__)
 ray.__file__ = nbray.__file__
