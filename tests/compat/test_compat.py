@@ -97,8 +97,8 @@ ray.init(num_cpus=1)
 import nbray.util.queue
 spec = nbray.util.queue.__spec__
 print(json.dumps([
-    before, ray.get_runtime_context().worker.mode, ray.get(ray.put(1)), ray.__version__, ray is sys.modules["ray"],
-    queue.Queue is nbray.util.queue.Queue, spec.name,
+    before, ray.get_runtime_context().worker.mode, ray.get(ray.put(1)), ray.__version__,
+    ray is sys.modules["ray"], queue.Queue is nbray.util.queue.Queue, spec.name,
 ]))
 """,
     ) == [False, 0, 1, "2.60.0", True, True, "nbray.util.queue"]  # fmt: skip

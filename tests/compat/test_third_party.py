@@ -14,6 +14,69 @@ from pathlib import Path
 import pytest
 
 PROGRAMS = {
+    "cubed": """
+import cubed, cubed.array_api as xp, numpy as np
+from cubed.runtime.executors.ray import RayExecutor
+
+spec = cubed.Spec(work_dir="work", allowed_mem="200MB", executor=RayExecutor(retries=1))
+numbers = xp.asarray(np.arange(10000.0).reshape(100, 100), chunks=(20, 20), spec=spec)
+product = xp.matmul(numbers, xp.add(numbers, 1))
+whole = np.arange(10000.0).reshape(100, 100)
+print(float(xp.sum(product).compute()) == float((whole @ (whole + 1)).sum()))
+""",
+    "daft": """
+import daft
+import ray
+
+ray.init(num_cpus=2)
+daft.set_runner_ray(noop_if_initialized=True)
+
+@daft.func
+def double(x: int) -> int:
+    return 2 * x
+
+frame = daft.from_pydict({"a": list(range(1000)), "b": [i % 7 for i in range(1000)]})
+sums = frame.groupby("b").agg(daft.col("a").sum()).sort("b").to_pydict()
+doubled = frame.with_column("c", double(daft.col("a"))).sort("a").limit(3).to_pydict()
+print(sums["a"] == [sum(range(b, 1000, 7)) for b in range(7)], doubled["c"])
+""",
+    "datatrove": """
+from pathlib import Path
+
+import ray
+from datatrove.data import Document
+from datatrove.executor.ray import RayPipelineExecutor
+from datatrove.pipeline.filters import LambdaFilter
+from datatrove.pipeline.writers.jsonl import JsonlWriter
+
+ray.init(num_cpus=2)
+documents = [Document(text=f"text {i}", id=str(i)) for i in range(20)]
+even = LambdaFilter(lambda document: int(document.id) % 2 == 0)
+RayPipelineExecutor(
+    pipeline=[documents, even, JsonlWriter("written", compression=None)], tasks=4, workers=2,
+    logging_dir="logs", cpus_per_task=1,
+).run()
+written = list(Path("written").glob("*.jsonl"))
+print(len(written), {len(path.read_text().splitlines()) for path in written})
+""",
+    "hamilton": """
+from pathlib import Path
+
+import ray
+from hamilton import base, driver
+from hamilton.plugins import h_ray
+
+Path("steps.py").write_text(
+    "def a(x: int) -> int:\\n    return x + 1\\n"
+    "def b(a: int) -> int:\\n    return a * 2\\n"
+    "def c(a: int, b: int) -> int:\\n    return a + b\\n"
+)
+import steps
+
+ray.init(num_cpus=2)
+adapter = h_ray.RayGraphAdapter(result_builder=base.DictResult())
+print(driver.Driver({"x": 3}, steps, adapter=adapter).execute(["a", "b", "c"]))
+""",
     "joblib": """
 import joblib
 from ray.util.joblib import register_ray
@@ -100,6 +163,10 @@ print(squares, unidist.get([counter.add.remote() for _ in range(3)]), unidist.nu
 """,
 }
 LAST_LINES = {
+    "cubed": "True",
+    "daft": "True [0, 2, 4]",
+    "datatrove": "4 {10}",
+    "hamilton": "{'a': 4, 'b': 8, 'c': 12}",
     "joblib": "40425 [1, 2]",
     "modin": "(20000, 3)",
     "pymoo": "True",
