@@ -21,7 +21,6 @@ _INSTEAD = {
     "util.connect": _BY_INIT,
     "util.actor_group": "nbray has no groups of actors; util.ActorPool does their work",
     "util.collective": "nbray has no collective operations between actors",
-    "util.dask": "nbray has no scheduler for Dask",
     "util.iter": "nbray has no parallel iterators; util.map_unordered does their work",
     "util.rpdb": "breakpoint() in a task stops in its notebook's cell; there is no other one",
     "util.spark": "nbray starts no cluster on Spark",

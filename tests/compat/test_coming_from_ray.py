@@ -157,7 +157,7 @@ def test_what_is_not_there_is_told_in_one_sentence(tmp_path: Path, session_root:
         "import ray.workflow", "ray.data.from_pandas_refs([])", "ray.data.read_csv",
         "from ray.data import Preprocessor", "ray.client",
         "import ray.autoscaler.v2", "import ray.util.collective", "ray.cross_language",
-        "import ray.util.rpdb", "import ray.util.tracing", "import ray.util.dask",
+        "import ray.util.rpdb", "import ray.util.tracing",
         "import ray.util.spark", "import ray.util.iter", "import ray.util.actor_group",
         "ray.init(runtime_env={'conda': 'x'})", "ray.init(local_mode=True)",
     ]  # fmt: skip
