@@ -21,6 +21,7 @@ from nbray.raylet.jobs import Jobs
 from nbray.raylet.nodes import NodeTable, watch_nodes
 from nbray.raylet.objects.manager import ObjectManager
 from nbray.raylet.process import Handlers, Process
+from nbray.raylet.telling import Telling
 from nbray.raylet.watch.inquiries import Inquiries
 from nbray.raylet.watch.reporting import Reporter
 from nbray.raylet.watch.service import WatchService
@@ -64,9 +65,15 @@ class Raylet:
         )  # fmt: skip
         self._processes: set[Process] = set()
         self._nodes = NodeTable(self.node_id, gcs, session.token)
+        self._telling = Telling(self._nodes)
         self._objects = ObjectManager(
-            self.node_id, store_bytes, spill_folder, self._nodes, config, session.token, tls
-        )
+            self.node_id, store_bytes, spill_folder, self._nodes, config, session.token, tls,
+            self._telling.tell,
+        )  # fmt: skip
+        self._telling.handlers = {
+            **self._objects.heard(),
+            ProcessGone: self._process_gone_elsewhere,
+        }
         self._store = self._objects.store
         inquiries = Inquiries(self._processes)
         self._workers = WorkerService(
@@ -141,11 +148,11 @@ class Raylet:
             **self._workers.services(),
             **self._objects.services(),
             **self._watch.services(),
+            **self._telling.services(),
             "Ping": (g.Empty, self._reporter.ping),
             "Drain": (DrainNode, self._draining.drain),
             "WarnJob": (g.WarnJob, self._jobs.warn),
             "FindProcess": (FindProcess, self._liveness.find),
-            "ProcessGone": (ProcessGone, self._process_gone_elsewhere),
         }
 
     # --- the GCS --------------------
@@ -296,12 +303,11 @@ class Raylet:
             m.DriverRegistered(self.node_id, process.job_id, self._row.host, arena.path, arena.size)
         )
 
-    async def _process_gone_elsewhere(self, gone: ProcessGone) -> g.Empty:
+    def _process_gone_elsewhere(self, gone: ProcessGone) -> None:
         """Another raylet lost a driver or worker."""
         self._objects.owner_gone(gone.worker_id)
         if gone.job_id:
             self._jobs.ended_elsewhere(gone.job_id)
-        return g.Empty()
 
 
 async def _guarded(process: Process, message: m.Message, work: Coroutine[Any, Any, None]) -> None:

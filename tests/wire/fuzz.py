@@ -57,8 +57,7 @@ GCS_METHODS: dict[str, Any] = {
 }  # fmt: skip
 RAYLET_METHODS: dict[str, Any] = {
     "EndActor": g.EndActor, "ActorsHere": g.Empty, "WarnJob": g.WarnJob,
-    "DropObjects": r.DropObjects, "TellOwner": r.TellOwner, "KeepObjects": r.KeepObjects,
-    "ProcessGone": r.ProcessGone, "ListWorkers": g.Empty,
+    "TakeNews": r.TakeNews, "TellOwner": r.TellOwner, "ListWorkers": g.Empty,
     "ListTasks": s.TasksRequest, "ListObjects": s.ObjectsRequest, "Metrics": g.Empty,
     "NoSuchMethod": g.Empty,
 }  # fmt: skip

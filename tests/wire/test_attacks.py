@@ -248,7 +248,7 @@ def grpc_targets() -> list[tuple[str, str, str]]:
     node = msgspec.msgpack.decode(reply, type=g.Nodes).nodes[0]
     return [
         (info["gcs_address"], "Report", "gcs.log"),
-        (f"{node.host}:{node.grpc_port}", "DropObjects", "raylet.log"),
+        (f"{node.host}:{node.grpc_port}", "TakeNews", "raylet.log"),
     ]
 
 

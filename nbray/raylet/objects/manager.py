@@ -10,14 +10,12 @@ reaches them all.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nbray.common.background import Background
 from nbray.common.config import Config
 from nbray.object_store.arena import Arena
 from nbray.raylet.nodes import NodeTable
@@ -31,26 +29,16 @@ from nbray.raylet.process import Handlers, Process
 from nbray.wire import object_messages as om
 from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.gcs_messages import Empty
-from nbray.wire.grpc_service import Handler, RpcError
-from nbray.wire.raylet_messages import (
-    DropObjects,
-    KeepObjects,
-    ProcessGone,
-    TellOwner,
-)
+from nbray.wire.grpc_service import Handler
+from nbray.wire.raylet_messages import DropObjects, KeepObjects, News, ProcessGone, TellOwner
 from nbray.wire.records import Address
 from nbray.wire.records import Stored as StoredValue
 from nbray.wire.scaling_messages import TakeObjects
 from nbray.wire.tls import Tls
 
-logger = logging.getLogger(__name__)
-
 _DROP_DELAY_S = 0.02
 _ANNOUNCE_S = 0.5
 _GONE_KEPT = 10_000
-
-
-_News = DropObjects | KeepObjects | ProcessGone | TellOwner
 
 
 class ObjectManager:
@@ -58,8 +46,9 @@ class ObjectManager:
 
     def __init__(
         self, node_id: bytes, store_bytes: int, spill_folder: Path, nodes: NodeTable,
-        config: Config, token: bytes, tls: Tls | None,
+        config: Config, token: bytes, tls: Tls | None, tell: Callable[[bytes, News], None],
     ) -> None:  # fmt: skip
+        """``tell`` has another node hear news."""
         self.store = LocalStore(node_id, store_bytes, spill_folder, config)
         self.store.on_change = self._on_change
         self.store.on_evicted = self._on_evicted
@@ -68,6 +57,7 @@ class ObjectManager:
         )
         self._node_id = node_id
         self._nodes = nodes
+        self._tell = tell
         self._transfers = Transfers(node_id, self.store, nodes, config, token, tls)
         self.take_bulk = self._transfers.sender.take
         self.received = self._transfers.received
@@ -78,7 +68,6 @@ class ObjectManager:
         self._processes: dict[bytes, Process] = {}
         self._news: dict[tuple[bytes, bytes, bool, bytes], list[bytes]] = {}
         self._gone: OrderedDict[bytes, None] = OrderedDict()
-        self._background = Background()
         self.evacuation = Evacuation(node_id, self.store.table, nodes, self)
 
     def introduce(self, process: Process, name: str) -> None:
@@ -99,11 +88,13 @@ class ObjectManager:
     def services(self) -> dict[str, tuple[Any, Handler]]:
         """What other raylets say of objects."""
         return {
-            "DropObjects": (DropObjects, self.drop_objects),
-            "TellOwner": (TellOwner, self.tell_owner),
-            "KeepObjects": (KeepObjects, self.keep_objects),
+            "TellOwner": (TellOwner, self._told_owner),
             "TakeObjects": (TakeObjects, self.evacuation.take),
         }
+
+    def heard(self) -> dict[type, Callable[[Any], None]]:
+        """What is done with news of other nodes."""
+        return {DropObjects: self.drop_objects, TellOwner: self.tell_owner, KeepObjects: self._kept}
 
     # --- a process of this node reads --------------------
 
@@ -279,23 +270,11 @@ class ObjectManager:
     def _send_drops(self) -> None:
         drops, self._drops = self._drops, {}
         for (node_id, maker), object_ids in drops.items():
-            self._tell(node_id, "DropObjects", DropObjects(object_ids, maker))
+            self._tell(node_id, DropObjects(object_ids, maker))
 
-    def _tell(self, node_id: bytes, method: str, request: _News) -> None:
-        async def send() -> None:
-            try:
-                client = await self._nodes.client(node_id)
-                if client is not None:
-                    await client.call(method, request, Empty)
-            except RpcError as error:
-                logger.warning("Memory of node %s may stay taken: %s", node_id.hex()[:8], error)
-
-        self._background.start(send())
-
-    async def drop_objects(self, request: DropObjects) -> Empty:
+    def drop_objects(self, news: DropObjects) -> None:
         """Another raylet says that objects are free."""
-        self.free(request.object_ids, maker=request.maker)
-        return Empty()
+        self.free(news.object_ids, maker=news.maker)
 
     # --- owners hear where copies are --------------------
 
@@ -321,16 +300,19 @@ class ObjectManager:
             if owner_node == self._node_id:
                 self._pass_on(owner_id, changed)
             else:
-                self._tell(owner_node, "TellOwner", TellOwner(owner_id, changed))
+                self._tell(owner_node, TellOwner(owner_id, changed))
 
     def _pass_on(self, owner_id: bytes, news: om.CopiesChanged) -> None:
         owner = self._processes.get(owner_id)
         if owner is not None:
             owner.send(news)
 
-    async def tell_owner(self, request: TellOwner) -> Empty:
+    def tell_owner(self, news: TellOwner) -> None:
         """Another raylet has news for a process of this node."""
-        self._pass_on(request.owner_id, request.news)
+        self._pass_on(news.owner_id, news.news)
+
+    async def _told_owner(self, request: TellOwner) -> Empty:
+        self.tell_owner(request)
         return Empty()
 
     def keep(self, _process: Process, message: om.KeepCopies) -> None:
@@ -338,12 +320,11 @@ class ObjectManager:
         if message.node_id == self._node_id:
             self._keep(message.object_ids)
         else:
-            self._tell(message.node_id, "KeepObjects", KeepObjects(message.object_ids))
+            self._tell(message.node_id, KeepObjects(message.object_ids))
 
-    async def keep_objects(self, request: KeepObjects) -> Empty:
+    def _kept(self, news: KeepObjects) -> None:
         """An owner says that these copies are the only ones."""
-        self._keep(request.object_ids)
-        return Empty()
+        self._keep(news.object_ids)
 
     def _keep(self, object_ids: list[bytes]) -> None:
         for object_id in object_ids:
@@ -374,7 +355,7 @@ class ObjectManager:
         if process.worker_id:
             for node in self._nodes.others():
                 job_id = process.job_id if process.is_driver else b""
-                self._tell(node.node_id, "ProcessGone", ProcessGone(process.worker_id, job_id))
+                self._tell(node.node_id, ProcessGone(process.worker_id, job_id))
 
     def _note_gone(self, some_id: bytes) -> None:
         """What is made for it from now on has no owner; it may still be on its way."""
