@@ -70,6 +70,7 @@ class _Reducers(dict[type, Any]):
 
 
 BY_VALUE = (type, FunctionType)
+_MAIN_OF_CHILD = "__mp_main__"
 _librarys: list[Any] = _library.Pickler.dispatch_table.maps
 _modules_by_value: set[str] = _library.cloudpickle._PICKLE_BY_VALUE_MODULES
 _set_class = _library.cloudpickle._class_setstate
@@ -107,10 +108,24 @@ def _keep_slots(cls: Any, arguments: tuple[Any, ...], state: tuple[Any, ...]) ->
 def _is_found_by_name(value: Any) -> bool:
     """Whether pickle finds it in its module: what cloudpickle finds too, for most, in less time."""
     module = getattr(value, "__module__", None)
-    if _modules_by_value or module == "__main__" or type(module) is not str:
+    if module == "__main__" or type(module) is not str or _is_by_value(module):
         return False
     found, name = sys.modules.get(module), getattr(value, "__qualname__", "")
     return type(found) is ModuleType and vars(found).get(name) is value
+
+
+def _is_by_value(module: str) -> bool:
+    """Whether what a module has travels by value, since that or its package is registered so.
+
+    What a program's child by `multiprocessing` takes for its main module no other process has.
+    """
+    if module == _MAIN_OF_CHILD and module in sys.modules:
+        _modules_by_value.add(module)
+    while module and _modules_by_value:
+        if module in _modules_by_value:
+            return True
+        module = module.rpartition(".")[0]
+    return False
 
 
 def _weak_keys(items: list[tuple[Any, Any]]) -> weakref.WeakKeyDictionary[Any, Any]:
