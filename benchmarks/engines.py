@@ -6,7 +6,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -88,10 +88,16 @@ OF_OTHERS = frozenset({"tasks", "queued_tasks", "init"})
 """The workloads of `benchmarks.others`, which only their own interpreter can import."""
 
 
+OF_ONE: Mapping[str, frozenset[str]] = {
+    "loky": frozenset({"grid_search"}), "dask": frozenset({"dask_graphs"}),
+}  # fmt: skip
+"""Those of them that only one can do."""
+
+
 def other(name: str) -> Engine:
     """One of `benchmarks.others`, in the interpreter of OTHERS_PYTHON, or in .venv-others."""
     python = os.environ.get("OTHERS_PYTHON") or str(ROOT / ".venv-others" / "bin" / "python")
-    can = OF_OTHERS | {"imports"} | ({"grid_search"} if name == "loky" else set())
+    can = OF_OTHERS | {"imports"} | OF_ONE.get(name, frozenset())
     return Engine(name, python, "", "NBRAY_TMPDIR", module="benchmarks.others", workloads=can)
 
 

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.bench import Bench, MissingApi, expect, seconds_of
+from benchmarks.dask_graphs import measure
 from benchmarks.scale import grid_search_seconds
 
 CORES = os.cpu_count() or 1
@@ -117,8 +118,13 @@ def grid_search(bench: Bench, submit: Submit) -> None:
     bench.report("grid search of 60 fits", grid_search_seconds("loky", bench.size(60)))
 
 
+def dask_graphs(bench: Bench, submit: Submit) -> None:
+    """The rows of that name, by Dask's own cluster, which counts once it is there."""
+    measure(bench, contextlib.nullcontext())
+
+
 WORKLOADS: dict[str, Callable[[Bench, Submit], None]] = {
-    work.__name__: work for work in (tasks, queued_tasks, init, grid_search)
+    work.__name__: work for work in (tasks, queued_tasks, init, grid_search, dask_graphs)
 }
 
 

@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks import scale
 from benchmarks.bench import Bench, MissingApi, expect, seconds_of
 from benchmarks.between import objects_between_nodes, objects_over_sockets
+from benchmarks.dask_graphs import dask_graphs
 
 # --- objects --------------------
 
@@ -432,7 +433,7 @@ WORKLOADS: dict[str, Callable[[Bench], None]] = scale.WORKLOADS | {
         actor_calls_of_many, async_actor_calls, async_actor_calls_of_many, placement_groups,
         actor_creation, init, twenty_actors, ten_thousand_arguments, three_thousand_returns,
         ten_thousand_arrays, queued_tasks, idle_memory, put_beside_a_copy, objects_between_nodes,
-        objects_over_sockets, tails,
+        objects_over_sockets, tails, dask_graphs,
     )
 }  # fmt: skip
 

@@ -175,7 +175,7 @@ def counting(session_root: Path) -> Counting:
 
 def test_what_every_row_does_is_said_here() -> None:
     rates = {row.workload for row in ROWS if row.name in EACH_CALL}
-    told = rates | set(IN_ALL) | BETWEEN | {"grid_search"} | APART
+    told = rates | set(IN_ALL) | BETWEEN | {"grid_search", "dask_graphs"} | APART
     assert told == {row.workload for row in ROWS}
     assert {row.name for row in ROWS if row.workload in rates} == set(EACH_CALL)
 
@@ -246,6 +246,18 @@ def test_a_search_fits_as_often_as_the_row_says(counting: Counting) -> None:
     workloads.WORKLOADS["grid_search"](counting)
     wait_until(lambda: done().total() >= 2, "the batches of two searches")
     assert set(counting.seen.returned) == {"grid search of 60 fits"}
+
+
+@pytest.mark.slow
+def test_tasks_of_graphs_are_those_of_the_cluster(counting: Counting) -> None:
+    """How many tasks a product is, is Dask's matter; its parts are 64 at least."""
+    workloads.WORKLOADS["dask_graphs"](counting)
+    wait_until(lambda: done()["dask:add"] >= 2 * 10, "the functions of two rounds")
+    assert done()["dask:add"] == 2 * 10
+    assert done().total() > 2 * 11 + 64
+    assert set(counting.seen.returned) == {
+        row.name for row in ROWS if row.workload == "dask_graphs"
+    }
 
 
 @pytest.mark.slow
