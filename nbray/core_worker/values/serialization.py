@@ -316,7 +316,7 @@ def deserialize(
             stream_length, length = _OF_ONE.unpack_from(data)
             end = _OF_ONE.size + stream_length
             begins = _aligned(end)
-            buffer = bytearray(data[begins : begins + length])
+            buffer = memoryview(bytearray(data[begins : begins + length]))
             return pickle.loads(data[_OF_ONE.size : end], buffers=(buffer,))
     outer_refs = context.refs
     context.rebuild, context.refs = rebuild, refs
