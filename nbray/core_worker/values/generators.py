@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from nbray.common.ids import NIL
 from nbray.common.interrupts import interrupt_again
@@ -125,6 +125,49 @@ class ObjectRefGenerator:
             self._readers.abandon(self._stream)
         except KeyboardInterrupt:
             interrupt_again()
+
+    def send(self, value: Any) -> NoReturn:
+        """A task takes no values while it runs, as in Ray.
+
+        Args:
+            value: of no use.
+
+        Raises:
+            NotImplementedError: always, as of the following ones.
+        """
+        raise NotImplementedError("`gen.send` is not supported.")
+
+    def throw(self, value: Any) -> NoReturn:
+        """A task is ended by `nbray.cancel`.
+
+        Args:
+            value: of no use.
+        """
+        raise NotImplementedError("`gen.throw` is not supported.")
+
+    def close(self) -> NoReturn:
+        """The task is ended by `nbray.cancel`."""
+        raise NotImplementedError("`gen.close` is not supported.")
+
+    async def asend(self, value: Any) -> NoReturn:
+        """As `send`.
+
+        Args:
+            value: of no use.
+        """
+        raise NotImplementedError("`gen.asend` is not supported.")
+
+    async def athrow(self, value: Any) -> NoReturn:
+        """As `throw`.
+
+        Args:
+            value: of no use.
+        """
+        raise NotImplementedError("`gen.athrow` is not supported.")
+
+    async def aclose(self) -> NoReturn:
+        """As `close`."""
+        raise NotImplementedError("`gen.aclose` is not supported.")
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError(
