@@ -178,7 +178,8 @@ def placement_group(
         task.actor_id if task is not None else b"", target, current_origin(),
     )  # fmt: skip
     core.groups.create(spec)
-    return PlacementGroup(group_id, [dict(bundle) for bundle in bundles])
+    cache = [{name: float(amount) for name, amount in bundle.items()} for bundle in bundles]
+    return PlacementGroup(group_id, cache)
 
 
 def _of_topology(strategy: str | None, topology: Any) -> str:

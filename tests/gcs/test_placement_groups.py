@@ -98,6 +98,7 @@ def test_a_group_takes_its_resources_and_gives_them_back(cluster: Path) -> None:
     assert nbray.get(group.ready(), timeout=40) == group
     assert nbray.wait([group.ready()], timeout=40)[0] and group.wait(40)
     assert group.bundle_count == 2 and group.bundle_specs == [{"CPU": 1}, {"custom": 0.5}]
+    assert str(group.bundle_specs) == "[{'CPU': 1.0}, {'custom': 0.5}]", "as the table has them"
     wait_until(lambda: nbray.available_resources().get("CPU") == 1, "the CPU is taken")
     row = table(group)
     assert row["state"] == "CREATED" and row["strategy"] == "PACK"
