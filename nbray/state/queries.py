@@ -89,7 +89,7 @@ def _actors(reply: s.Actors) -> list[r.ActorState]:
             num_restarts=row.restarts, worker_id=row.worker_id.hex() or None,
             start_time_ms=int(row.started * 1000) or None, pending_reason=row.waits_for or None,
             label_selector=label_selector(row.selector),
-            fallback_strategy=fallback_strategy(row.selector),
+            fallback_strategy=fallback_strategy(row.selector) if row.selector[1:] else None,
         )
         for row in reply.rows
     ]  # fmt: skip

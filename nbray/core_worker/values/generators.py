@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from nbray.common.ids import NIL
 from nbray.common.interrupts import interrupt_again
@@ -126,47 +126,64 @@ class ObjectRefGenerator:
         except KeyboardInterrupt:
             interrupt_again()
 
-    def send(self, value: Any) -> NoReturn:
-        """A task takes no values while it runs, as in Ray.
+    def send(self, value: Any) -> None:
+        """A task takes no values while it runs.
 
         Args:
             value: of no use.
 
         Raises:
-            NotImplementedError: always, as of the following ones.
+            NotImplementedError: always, as in Ray.
         """
         raise NotImplementedError("`gen.send` is not supported.")
 
-    def throw(self, value: Any) -> NoReturn:
-        """A task is ended by `nbray.cancel`.
+    def throw(self, value: Any) -> None:
+        """A task is ended by `nbray.cancel`, with no other exception.
 
         Args:
             value: of no use.
+
+        Raises:
+            NotImplementedError: always, as in Ray.
         """
         raise NotImplementedError("`gen.throw` is not supported.")
 
-    def close(self) -> NoReturn:
-        """The task is ended by `nbray.cancel`."""
+    def close(self) -> None:
+        """A task is ended by `nbray.cancel`.
+
+        Raises:
+            NotImplementedError: always, as in Ray.
+        """
         raise NotImplementedError("`gen.close` is not supported.")
 
-    async def asend(self, value: Any) -> NoReturn:
-        """As `send`.
+    async def asend(self, value: Any) -> None:
+        """A task takes no values while it runs.
 
         Args:
             value: of no use.
+
+        Raises:
+            NotImplementedError: always, as in Ray.
         """
         raise NotImplementedError("`gen.asend` is not supported.")
 
-    async def athrow(self, value: Any) -> NoReturn:
-        """As `throw`.
+    async def athrow(self, value: Any) -> None:
+        """A task is ended by `nbray.cancel`, with no other exception.
 
         Args:
             value: of no use.
+
+        Raises:
+            NotImplementedError: always, as in Ray.
         """
         raise NotImplementedError("`gen.athrow` is not supported.")
 
-    async def aclose(self) -> NoReturn:
-        """As `close`."""
+    async def aclose(self) -> None:
+        """A task is ended by `nbray.cancel`.
+
+        Raises:
+            NotImplementedError: always, as in Ray.
+        """
         raise NotImplementedError("`gen.aclose` is not supported.")
 
     def __reduce__(self) -> tuple[Any, ...]:
