@@ -21,7 +21,7 @@ from tornado.web import RequestHandler
 
 from nbray.state import lists, logs, summaries
 from nbray.state.events import list_cluster_events
-from nbray.state.rows import ActorState, TaskState
+from nbray.state.rows import TaskState
 from nbray.state.runtime_envs import RuntimeEnvState, list_runtime_envs
 from nbray.state.selecting import DEFAULT_LIMIT, MAX_LIMIT, InvalidQueryError, StateApiException
 
@@ -232,8 +232,6 @@ def _as_json(row: Any) -> dict[str, Any]:
     elif isinstance(row, RuntimeEnvState):
         found["success"], found["node_id"] = bool(row.success), row.node_id or ""
         found["creation_time_ms"] = float(row.creation_time_ms or 0)
-    elif isinstance(row, ActorState) and row.death_cause:
-        found["death_cause"] = {"actor_died_error_context": {"error_message": row.death_cause}}
     return found
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 # Those that programs for Ray use without importing them.
 _MODULES = {
     "actor", "autoscaler", "cloudpickle", "cluster_utils", "compat", "dag", "experimental",
-    "job_config", "remote_function", "runtime_context", "types", "util",
+    "job_config", "remote_function", "runtime_context", "runtime_env", "types", "util",
 }  # fmt: skip
 
 

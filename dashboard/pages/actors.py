@@ -42,7 +42,7 @@ ACTORS = Table[ActorState](
         Column("job", "job", lambda a: a.job_id, lambda a: ref("job", a.job_id)),
         Column("namespace", "namespace", lambda a: a.ray_namespace, hidden=True),
         Column("group", "group", lambda a: a.placement_group_id, hidden=True),
-        Column("cause", "cause", lambda a: a.death_cause, hidden=True),
+        Column("cause", "cause", lambda a: a.death_text, hidden=True),
         Column("resources", "resources", lambda a: amounts(a.required_resources)),
     ],
     "actor",
@@ -53,7 +53,7 @@ ACTORS = Table[ActorState](
 def actor_state(actor: ActorState) -> Markup:
     """Its state, and why."""
     kind = {"ALIVE": "good", "DEAD": "dim"}.get(actor.state, "warn")
-    why = first_line(actor.death_cause) if actor.state == "DEAD" else actor.pending_reason or ""
+    why = first_line(actor.death_text) if actor.state == "DEAD" else actor.pending_reason or ""
     word = actor.state.lower().replace("_", " ")
     return join(
         (tag("span", word, class_=kind), tag("div", why[:300], class_="dim") if why else "")
@@ -211,7 +211,7 @@ def _facts(actor: ActorState, workers: Sequence[WorkerState]) -> Markup:
                 else "",
             ),
             ("waits", actor.pending_reason or ""),
-            ("ended because", tag("pre", actor.death_cause) if actor.death_cause else ""),
+            ("ended because", tag("pre", actor.death_text) if actor.death_text else ""),
             (
                 "runtime environment",
                 code(actor.serialized_runtime_env)

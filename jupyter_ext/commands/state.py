@@ -62,7 +62,7 @@ def _actors(_workspace: Workspace, arguments: argparse.Namespace) -> object:
         for actor in shown
     ]  # fmt: skip
     notes = [
-        f"{actor.class_name} {actor.actor_id[:12]} died: {actor.death_cause}"
+        f"{actor.class_name} {actor.actor_id[:12]} died: {actor.death_text}"
         for actor in shown
         if actor.death_cause
     ]

@@ -152,7 +152,7 @@ class Formatters:
             ("name", row.name or ""),
             ("node", (row.node_id or "")[:8]),
             ("pid", row.pid or ""),
-            ("because", row.death_cause or ""),
+            ("because", row.death_text),
         ]
 
     def node(self, row: NodeState) -> tuple[str, Facts]:

@@ -21,7 +21,7 @@ from nbray.calls.signatures import CallCheck
 from nbray.common.ids import ActorID
 from nbray.common.text import one_line
 from nbray.core_worker.task_options import TaskOptions
-from nbray.dag import ClassMethodNode
+from nbray.dag.class_node import ClassMethodNode, MethodOutputNode
 from nbray.driver.driver import current_core
 from nbray.exceptions import ActorHandleNotFoundError
 from nbray.object_ref import ObjectRef
@@ -97,7 +97,7 @@ class ActorMethod:
         chosen = self.options(**options) if options else self
         return chosen.remote(*args, **(kwargs or {}))
 
-    def bind(self, /, *args: Any, **kwargs: Any) -> ClassMethodNode:
+    def bind(self, /, *args: Any, **kwargs: Any) -> Any:
         """The call as a node of a graph, which is executed later; see `nbray.dag`.
 
         Args:
@@ -105,9 +105,12 @@ class ActorMethod:
             kwargs: the same, by name.
 
         Returns:
-            The node.
+            The node; of a method with several values, a tuple of a node for each.
         """
-        return ClassMethodNode(self, args, kwargs)
+        node = ClassMethodNode(self, args, kwargs)
+        if (count := self._options.num_returns) > 1:
+            return tuple(MethodOutputNode(node, index) for index in range(count))
+        return node
 
     def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call the method.

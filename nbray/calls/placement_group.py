@@ -17,7 +17,7 @@ from nbray.core_worker.current import find_core
 from nbray.driver.driver import current_core
 from nbray.exceptions import NbraySystemError
 from nbray.object_ref import ObjectRef
-from nbray.scheduling.labels import parse_selector
+from nbray.scheduling.labels import NODE_ID, parse_selector
 from nbray.wire.records import BundleSpec, GroupSpec
 from nbray.wire.strategies import STRATEGIES, GroupStrategy, InGroup
 
@@ -117,21 +117,24 @@ class PlacementGroup:
 
 def placement_group(
     bundles: Sequence[Mapping[str, float]],
-    strategy: str = "PACK",
+    strategy: str | None = None,
     name: str = "",
     lifetime: str | None = None,
     _soft_target_node_id: str | None = None,
     bundle_label_selector: Sequence[Mapping[str, str]] | None = None,
+    topology_strategy: Mapping[str, str] | None = None,
 ) -> PlacementGroup:
     """Reserve bundles of resources together; comes back at once.
 
     Args:
         bundles: resources by name, for each bundle.
-        strategy: PACK (few nodes), SPREAD (many), STRICT_PACK (one), STRICT_SPREAD (one each).
+        strategy: PACK (few nodes, as by default), SPREAD (many), STRICT_PACK (one), STRICT_SPREAD
+            (one each).
         name: unique in the namespace.
         lifetime: "detached" to outlive its creator.
         _soft_target_node_id: with STRICT_PACK, the node that is tried first, as hexadecimal text.
         bundle_label_selector: conditions on the labels of each bundle's node.
+        topology_strategy: the strategy by the label "ray.io/node-id"; instead of ``strategy``.
 
     Returns:
         A handle of the group, which is made meanwhile: `PlacementGroup.ready` and
@@ -139,7 +142,7 @@ def placement_group(
 
     Raises:
         ValueError: an argument is impossible. NbraySystemError: the name is taken, or a resource
-            is called "bundle".
+            is called "bundle". NotImplementedError: ``topology_strategy`` has another label.
 
     Examples:
         >>> from nbray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -155,6 +158,7 @@ def placement_group(
         >>> nbray.util.remove_placement_group(group)
     """
     selectors = list(bundle_label_selector or ())
+    strategy = _of_topology(strategy, topology_strategy)
     chosen = _strategy(strategy)
     _check(bundles, strategy, lifetime, selectors, _soft_target_node_id)
     if not isinstance(name, str):
@@ -174,7 +178,32 @@ def placement_group(
         task.actor_id if task is not None else b"", target, current_origin(),
     )  # fmt: skip
     core.groups.create(spec)
-    return PlacementGroup(group_id, [dict(bundle) for bundle in bundles])
+    cache = [{name: float(amount) for name, amount in bundle.items()} for bundle in bundles]
+    return PlacementGroup(group_id, cache)
+
+
+def _of_topology(strategy: str | None, topology: Any) -> str:
+    if topology is None:
+        return "PACK" if strategy is None else strategy
+    if strategy is not None:
+        raise ValueError(
+            "`strategy` and `topology_strategy` cannot both be specified. Pass node-level packing "
+            f"via `topology_strategy['{NODE_ID}']`."
+        )
+    if not isinstance(topology, Mapping):
+        raise ValueError(f"`topology_strategy` must be a dict, got {type(topology).__name__}.")
+    for label, name in topology.items():
+        if name not in STRATEGIES:
+            raise ValueError(
+                f"Invalid topology strategy {name!r} for label {label!r}. Supported strategies "
+                f"are: {set(STRATEGIES)}."
+            )
+        if label != NODE_ID:
+            raise NotImplementedError(
+                f"nbray places bundles by nodes, not by the label {label!r}: name "
+                f"{NODE_ID!r}, or say by bundle_label_selector which nodes may have each."
+            )
+    return str(topology.get(NODE_ID, "PACK"))
 
 
 def _strategy(name: str) -> GroupStrategy:

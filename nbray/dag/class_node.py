@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nbray.dag.dag_node import DAGNode, Given, missing
@@ -43,6 +43,10 @@ class ClassNode(DAGNode):
         getattr(self._actor_class, name)  # that the class has no such method is told here
         return _UnboundMethod(self, name)
 
+    def _given_options(self) -> Mapping[str, Any]:
+        options: Mapping[str, Any] = self._actor_class._options
+        return options
+
     def _bind(self, method: _UnboundMethod, args: Any, kwargs: Any) -> ClassMethodNode:
         self._newest_call = ClassMethodNode(method, args, kwargs, self._newest_call)
         return self._newest_call
@@ -68,6 +72,11 @@ class _UnboundMethod:
     def bind(self, /, *args: Any, **kwargs: Any) -> ClassMethodNode:
         """The call as a node."""
         return self.actor._bind(self, args, kwargs)
+
+    @property
+    def name(self) -> str:
+        """The method's."""
+        return self._name
 
     def of(self, handle: Any) -> Any:
         """The method of the actor, which is there now."""
@@ -104,6 +113,14 @@ class ClassMethodNode(DAGNode):
         self._method = method
         self._after = after
 
+    def get_method_name(self) -> str:
+        """The name of the method."""
+        method = self._method
+        return method.name if isinstance(method, _UnboundMethod) else str(method._name)
+
+    def _given_options(self) -> Mapping[str, Any]:
+        return self._method._options if isinstance(self._method, _UnboundMethod) else {}
+
     def _needs(self) -> Iterator[DAGNode]:
         if isinstance(self._method, _UnboundMethod):
             yield self._method.actor
@@ -117,3 +134,23 @@ class ClassMethodNode(DAGNode):
         if isinstance(method, _UnboundMethod):
             method = method.of(done[method.actor])
         return method.remote(*args, **kwargs)
+
+
+class MethodOutputNode(ClassMethodNode):
+    """One of the values of a call that gives several.
+
+    Args:
+        call: the call.
+        index: which value.
+    """
+
+    def __init__(self, call: ClassMethodNode, index: int) -> None:
+        super().__init__(call._method, (call, index), {})
+        self._index = index
+
+    def get_method_name(self) -> str:
+        """Ray's name of such a node."""
+        return f"return_idx_{self._index}"
+
+    def _make(self, given: Given, done: dict[DAGNode, Any]) -> Any:
+        return done[self._args[0]][self._index]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -60,15 +62,76 @@ class DAGNode:
     def __init__(self, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None) -> None:
         self._args = tuple(args)
         self._kwargs = dict(kwargs or {})
+        self._uuid = ""
 
     def __getattr__(self, name: str) -> Any:
         raise missing(type(self).__name__, name)
 
-    def execute(self, /, *args: Any, **kwargs: Any) -> Any:
+    def get_args(self) -> tuple[Any, ...]:
+        """The arguments that were bound."""
+        return self._args
+
+    def get_kwargs(self) -> dict[str, Any]:
+        """Those that were bound by name."""
+        return dict(self._kwargs)
+
+    def get_options(self) -> dict[str, Any]:
+        """The options of the call that were given."""
+        return dict(self._given_options())
+
+    def get_stable_uuid(self) -> str:
+        """An id that nodes which `apply_recursive` puts in its place have, too."""
+        self._uuid = self._uuid or uuid.uuid4().hex
+        return self._uuid
+
+    def apply_recursive(self, fn: Callable[[DAGNode], Any]) -> Any:
+        """Have every node of the graph looked at or replaced, those first that others need.
+
+        Args:
+            fn: is given each node once, with what it gave for those that the node needs in their
+                places.
+
+        Returns:
+            What it gave for this node.
+        """
+        done = dict[DAGNode, Any]()
+        for node in self._in_order():
+            changed = node._with_nodes(done)
+            done[node] = fn(changed)
+        return done[self]
+
+    def _given_options(self) -> Mapping[str, Any]:
+        return {}
+
+    def _in_order(self) -> Iterator[DAGNode]:
+        """This node and all that it needs, each once, behind those that it needs itself."""
+        seen, waiting = set[DAGNode](), [self]
+        while waiting:
+            node = waiting[-1]
+            missing = [one for one in node._needs() if one not in seen]
+            if missing:
+                waiting += reversed(missing)
+                continue
+            waiting.pop()
+            if node not in seen:
+                seen.add(node)
+                yield node
+
+    def _with_nodes(self, done: Mapping[DAGNode, Any]) -> DAGNode:
+        """This node, or a copy of it if one that it needs was replaced."""
+        if all(done[node] is node for node in self._needs()):
+            return self
+        self.get_stable_uuid()
+        other = copy.copy(self)
+        other._args, other._kwargs = filled(self._args, done), filled(self._kwargs, done)
+        return other
+
+    def execute(self, /, *args: Any, _ray_cache_refs: bool = False, **kwargs: Any) -> Any:
         """Make this call and all that it needs.
 
         Args:
             args: what the graph's `InputNode` stands for.
+            _ray_cache_refs: has no effect.
             kwargs: the same, by name.
 
         Returns:
@@ -79,16 +142,8 @@ class DAGNode:
             ValueError: the arguments are not those that its `InputNode` needs.
         """
         given, done = Given(args, kwargs), dict[DAGNode, Any]()
-        waiting: list[DAGNode] = [self]
-        while waiting:
-            node = waiting[-1]
-            missing = [one for one in node._needs() if one not in done]
-            if missing:
-                waiting += reversed(missing)
-                continue
-            waiting.pop()
-            if node not in done:
-                done[node] = node._make(given, done)
+        for node in self._in_order():
+            done[node] = node._make(given, done)
         if (args or kwargs) and not any(node.is_input for node in done):
             raise TypeError("This graph has no InputNode, so that execute() takes no arguments.")
         return done[self]
@@ -123,7 +178,7 @@ def _nodes_in(value: Any) -> Iterator[DAGNode]:
             yield from _nodes_in(one)
 
 
-def filled(value: Any, done: dict[DAGNode, Any]) -> Any:
+def filled(value: Any, done: Mapping[DAGNode, Any]) -> Any:
     """``value`` with results in the places of nodes."""
     if isinstance(value, DAGNode):
         result = done[value]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nbray.dag.dag_node import DAGNode, Given
@@ -25,6 +25,10 @@ class FunctionNode(DAGNode):
     def __init__(self, function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         super().__init__(args, kwargs)
         self._function = function
+
+    def _given_options(self) -> Mapping[str, Any]:
+        options: Mapping[str, Any] = self._function._options
+        return options
 
     def _make(self, given: Given, done: dict[DAGNode, Any]) -> Any:
         args, kwargs = self._arguments(done)

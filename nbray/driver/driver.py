@@ -309,7 +309,7 @@ def _shows_output(log_to_driver: bool | None) -> bool:
 
 def _configure_logger(level: int | str, form: str | None) -> None:
     logger = logging.getLogger("nbray")
-    logger.setLevel(level)
+    logger.setLevel(level.upper() if isinstance(level, str) else level)  # Ray's default is "info"
     if not logger.hasHandlers():
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter(form or _LOGGING_FORMAT))

@@ -48,10 +48,14 @@ def accelerators(
     Returns:
         Amounts by name: how many there are of a kind, and ``accelerator_type:`` with its type.
 
+    Raises:
+        ValueError: more are given than a variable names.
+
     Examples:
         >>> accelerators({}, Path("/no/machine"))
         {}
     """
+    _check_visible(given, variables)
     nvidia = list(_models_of_nvidia(root))
     found: dict[str, float] = {"GPU": len(nvidia) or _count_of_amd(root)}
     for name, patterns in _FILES.items():
@@ -113,6 +117,20 @@ def _count_of_amd(root: Path) -> int:
         units = re.search(r"^simd_count (\d+)$", text, re.MULTILINE)
         count += bool(units and int(units[1]))
     return count
+
+
+def _check_visible(given: Mapping[str, float], variables: Mapping[str, str]) -> None:
+    """More devices than the variable names would be given out by numbers that it does not have."""
+    for name, variable in VISIBLE_DEVICES.items():
+        said = variables.get(variable)
+        if said is None or name not in given:
+            continue
+        ids = [] if said in ("", "NoDevFiles") else said.split(",")
+        if given[name] > len(ids):
+            raise ValueError(
+                f"Attempting to start raylet with {given[name]:g} {name}, but {variable} contains "
+                f"{ids}."
+            )
 
 
 def _visible(said: str) -> int:

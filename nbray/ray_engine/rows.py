@@ -89,19 +89,8 @@ def list_actors(**options: Any) -> list[ActorState]:
     for row in _asked(rays.list_actors, **options):
         if row.class_name == PostOffice.__name__ and row.ray_namespace in (NAMESPACE, None):
             continue  # the notebook's own
-        made = _converted(ActorState, row)
-        if isinstance(made.death_cause, dict):
-            made.death_cause = _death(made.death_cause)
-        found.append(made)
+        found.append(_converted(ActorState, row))
     return found
-
-
-def _death(cause: dict[str, Any]) -> str:
-    """What Ray's nested record says of a death, in a line."""
-    for value in cause.values():
-        if isinstance(value, dict) and "error_message" in value:
-            return " ".join(str(value["error_message"]).split())
-    return " ".join(f"{name}: {value}" for name, value in cause.items())
 
 
 def list_workers(**options: Any) -> list[WorkerState]:

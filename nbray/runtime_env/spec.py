@@ -104,6 +104,40 @@ class RuntimeEnv(dict[str, Any]):
     def __init__(self, **fields: Any) -> None:
         super().__init__(validate(fields))
 
+    def __setitem__(self, name: str, value: Any) -> None:
+        fields = validate({**self, name: value})
+        self.clear()
+        super().update(fields)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Item by item, it would be checked where its folders need not be.
+        return _unchecked, (type(self), dict(self))
+
+    def set(self, name: str, value: Any) -> None:
+        """Change a field, checked together with the others.
+
+        Args:
+            name: the field's.
+            value: what it says from now on.
+        """
+        self[name] = value
+
+    def serialize(self) -> str:
+        """The fields as JSON."""
+        return json.dumps(self, sort_keys=True)
+
+    @classmethod
+    def deserialize(cls, serialized_runtime_env: str) -> RuntimeEnv:
+        """The runtime environment that `serialize` told of.
+
+        Args:
+            serialized_runtime_env: JSON.
+
+        Returns:
+            The runtime environment, checked.
+        """
+        return cls(**json.loads(serialized_runtime_env))
+
     def to_dict(self) -> dict[str, Any]:
         """The fields as a plain dict."""
         return dict(self)
@@ -119,6 +153,12 @@ class RuntimeEnv(dict[str, Any]):
     def py_modules(self) -> list[str] | None:
         """What can be imported besides."""
         return self.get("py_modules")
+
+
+def _unchecked(kind: type[RuntimeEnv], fields: dict[str, Any]) -> RuntimeEnv:
+    env = kind.__new__(kind)
+    env.update(fields)
+    return env
 
 
 def validate(given: Mapping[str, Any]) -> dict[str, Any]:

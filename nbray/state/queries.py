@@ -11,6 +11,8 @@ import msgspec
 from nbray.common.ids import TaskID, is_creation_id
 from nbray.common.resources import from_units
 from nbray.state import rows as r
+from nbray.state.deaths import death_of
+from nbray.state.selectors import fallback_strategy, label_selector
 from nbray.wire import state_messages as s
 from nbray.wire.gcs_messages import Empty, GroupRow, Groups, NamedGroup, Nodes
 from nbray.wire.records import NodeInfo, TaskEvent
@@ -83,9 +85,11 @@ def _actors(reply: s.Actors) -> list[r.ActorState]:
             row.job_id.hex(), row.name, row.node_id.hex() or None, row.pid or None,
             row.namespace, row.runtime_env or "{}", required_resources=from_units(row.resources),
             placement_group_id=row.group_id.hex() or None, repr_name=row.shown,
-            death_cause=row.death_cause or None, is_detached=row.detached,
+            death_cause=death_of(row), is_detached=row.detached,
             num_restarts=row.restarts, worker_id=row.worker_id.hex() or None,
             start_time_ms=int(row.started * 1000) or None, pending_reason=row.waits_for or None,
+            label_selector=label_selector(row.selector),
+            fallback_strategy=fallback_strategy(row.selector) if row.selector[1:] else None,
         )
         for row in reply.rows
     ]  # fmt: skip
@@ -235,6 +239,8 @@ def _task(event: TaskEvent, source: s.TaskSource, owned: TaskEvent | None) -> r.
         start_time_ms=event.started * 1000 or None, end_time_ms=event.ended * 1000 or None,
         error_message=event.error_text or None, task_log_info=_log_info(event, source),
         depends_on=_producers(event.needs), depends_on_more=event.needs_more,
+        label_selector=label_selector(owned.selector) if owned.created else None,
+        fallback_strategy=fallback_strategy(owned.selector) if owned.created else None,
     )  # fmt: skip
 
 

@@ -130,8 +130,9 @@ class WorkerState(Row):
 class ActorState(Row):
     """One actor; ``pending_reason`` says what it waits for while it is not alive yet.
 
-    All of its restarts are counted by ``num_restarts``, whatever the reason; the other two counts
-    and the last three columns are Ray's and say nothing here.
+    ``death_cause`` is Ray's: the name of a context with what it has; ``death_text`` is what
+    people read. All restarts are counted by ``num_restarts``, whatever the reason; the other two
+    counts and ``call_site`` are Ray's and say nothing here.
 
     Examples:
         >>> from nbray.util.state import ActorState
@@ -149,7 +150,7 @@ class ActorState(Row):
     ray_namespace: str | None
     serialized_runtime_env: str | None = field(default=None, metadata=_DETAIL)
     required_resources: dict[str, float] | None = field(default=None, metadata=_DETAIL)
-    death_cause: str | None = field(default=None, metadata=_DETAIL)
+    death_cause: dict[str, Any] | None = field(default=None, metadata=_DETAIL)
     is_detached: bool | None = field(default=None, metadata=_DETAIL)
     placement_group_id: str | None = field(default=None, metadata=_DETAIL)
     repr_name: str | None = field(default=None, metadata=_DETAIL)
@@ -161,7 +162,17 @@ class ActorState(Row):
     num_restarts_due_to_node_preemption: int | None = field(default=0, metadata=_DETAIL)
     call_site: str | None = field(default=None, metadata=_DETAIL)
     label_selector: dict[str, str] | None = field(default=None, metadata=_DETAIL)
-    fallback_strategy: list[dict[str, Any]] | None = field(default=None, metadata=_DETAIL)
+    fallback_strategy: dict[str, Any] | None = field(default=None, metadata=_DETAIL)
+
+    @property
+    def death_text(self) -> str:
+        """Why it died, in words; empty while nothing is known of a death."""
+        for context in (self.death_cause or {}).values():
+            if isinstance(context, dict):
+                for name in ("error_message", "formatted_exception_string"):
+                    if text := context.get(name):
+                        return str(text)
+        return " ".join(f"{name}: {value}" for name, value in (self.death_cause or {}).items())
 
 
 @dataclass
@@ -273,10 +284,10 @@ class TaskState(Row):
     ``state`` is PENDING_ARGS_AVAIL, PENDING_NODE_ASSIGNMENT, SUBMITTED_TO_WORKER,
     PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY (in the actor's queue), RUNNING, FINISHED or FAILED.
     ``origin`` is the driver's number for what submitted it (a notebook's cell), 0 for none.
-    ``creation_time_ms`` and ``required_resources`` are known of tasks that have
-    not ended, or ran for 10 ms or longer. ``depends_on`` has the ids of the tasks whose results its
-    arguments are or contain; what `put` made has an id of that kind, too. It has 64 at most, and
-    ``depends_on_more`` says how many refs are beyond.
+    ``creation_time_ms``, ``required_resources``, ``label_selector`` and ``fallback_strategy`` are
+    known of tasks that have not ended, or ran for 10 ms or longer. ``depends_on`` has the ids of
+    the tasks whose results its arguments are or contain; what `put` made has an id of that kind,
+    too. It has 64 at most, and ``depends_on_more`` says how many refs are beyond.
 
     Examples:
         >>> from nbray.util.state import TaskState
@@ -312,7 +323,7 @@ class TaskState(Row):
     is_debugger_paused: bool | None = field(default=None, metadata=_DETAIL)
     call_site: str | None = field(default=None, metadata=_DETAIL)
     label_selector: dict[str, str] | None = field(default=None, metadata=_DETAIL)
-    fallback_strategy: list[dict[str, Any]] | None = field(default=None, metadata=_DETAIL)
+    fallback_strategy: dict[str, Any] | None = field(default=None, metadata=_DETAIL)
     depends_on: list[str] = field(default_factory=list, metadata=_DETAIL)
     depends_on_more: int = field(default=0, metadata=_DETAIL)
 

@@ -63,7 +63,7 @@ def list_runtime_envs(
         text = actor.serialized_runtime_env or "{}"
         if text == "{}":
             continue
-        failed = (actor.death_cause or "").startswith("Failed to set up runtime environment")
+        failed = "runtime_env_failed_context" in (actor.death_cause or ())
         success = False if failed else None if actor.node_id is None else True
         row = rows.setdefault(
             (text, actor.node_id),
@@ -71,6 +71,6 @@ def list_runtime_envs(
         )
         row.ref_cnt += actor.state != "DEAD"
         if failed:
-            row.success, row.error = False, actor.death_cause
+            row.success, row.error = False, actor.death_text
     found = sorted(rows.values(), key=lambda row: -row.ref_cnt)
     return select(RuntimeEnvState, found, filters, limit, detail, explain=_explain)

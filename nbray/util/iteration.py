@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -30,7 +30,7 @@ def as_completed(
         An iterator over values, or refs.
 
     Raises:
-        ValueError: ``chunk_size`` is less than 1.
+        ValueError: ``chunk_size`` is less than 1, or ``num_returns`` was given, which it is here.
 
     Examples:
         >>> import time
@@ -42,8 +42,7 @@ def as_completed(
         >>> list(as_completed([after.remote(2), after.remote(0)], chunk_size=1))
         [0, 2]
     """
-    if chunk_size < 1:
-        raise ValueError("`chunk_size` must be >= 1")
+    _check(chunk_size, kwargs)
     waiting = list(refs)
     while waiting:
         ready, waiting = wait(waiting, num_returns=min(chunk_size, len(waiting)), **kwargs)
@@ -83,10 +82,9 @@ def map_unordered(
         >>> sorted(map_unordered(square, range(4)))
         [0, 1, 4, 9]
     """
-    if chunk_size < 1:
-        raise ValueError("`chunk_size` must be >= 1")
-    if backpressure_size is not None and backpressure_size < chunk_size:
-        raise ValueError("backpressure_size cannot be smaller than chunk_size")
+    if backpressure_size is not None and backpressure_size < 1:
+        raise ValueError("backpressure_size must be positive.")
+    _check(chunk_size, kwargs)
     remote: Callable[[Any], ObjectRef] = fn.remote if hasattr(fn, "remote") else fn
     source = iter(items)
     waiting = [remote(item) for item in islice(source, backpressure_size)]
@@ -94,3 +92,10 @@ def map_unordered(
         ready, waiting = wait(waiting, num_returns=min(chunk_size, len(waiting)), **kwargs)
         waiting += [remote(item) for item in islice(source, len(ready))]
         yield from ready if yield_obj_refs else get(ready)
+
+
+def _check(chunk_size: int, further: Mapping[str, Any]) -> None:
+    if chunk_size < 1:
+        raise ValueError("`chunk_size` must be >= 1")
+    if "num_returns" in further:
+        raise ValueError("Use the `chunk_size` argument instead of `num_returns`.")

@@ -315,10 +315,10 @@ class TaskEvent(msgspec.Struct, array_like=True):
 
     ``state`` is one of Ray's names (`nbray.state.rows.TaskState`). ``started`` and ``ended`` are
     of the worker that ran it, which knows the ``function``, and how the task is ``shown`` if not by
-    its name; ``created`` and ``resources`` only its owner knows, whose word on a task that ended in
-    a worker has no ``state``. ``out_end`` and ``err_end``, of one that failed in a worker, are the
-    places in its logs where it ended. ``needs`` has the ids of those whose results its arguments
-    are or contain, one after the other, but for ``needs_more`` of them.
+    its name; ``created``, ``resources`` and ``selector`` only its owner knows, whose word on a task
+    that ended in a worker has no ``state``. ``out_end`` and ``err_end``, of one that failed in a
+    worker, are the places in its logs where it ended. ``needs`` has the ids of those whose results
+    its arguments are or contain, one after the other, but for ``needs_more`` of them.
     """
 
     task_id: bytes
@@ -341,6 +341,7 @@ class TaskEvent(msgspec.Struct, array_like=True):
     err_end: int = 0
     needs: bytes = b""
     needs_more: int = 0
+    selector: Selectors = ()
 
 
 class ObjectRow(msgspec.Struct, array_like=True):

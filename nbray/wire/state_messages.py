@@ -70,6 +70,7 @@ class ActorRow(msgspec.Struct, array_like=True):
     """One actor, alive or dead; ``waits_for`` says why it is not alive yet, on node ``placing``.
 
     ``shown`` is what its own ``__repr__`` says, ``group_id`` its placement group, if it has them.
+    ``death_kind``, as a `CauseKind`, is of why it is dead or was started again.
     """
 
     actor_id: bytes
@@ -91,6 +92,11 @@ class ActorRow(msgspec.Struct, array_like=True):
     shown: str = ""
     group_id: bytes = b""
     runtime_env: str = ""
+    death_kind: str = ""
+    host: str = ""
+    owner_id: bytes = b""
+    owner_host: str = ""
+    selector: Selectors = ()
 
 
 class Actors(msgspec.Struct, array_like=True):

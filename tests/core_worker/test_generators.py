@@ -417,3 +417,18 @@ def test_coroutines_that_wait_for_their_readers_hold_up_nobody(module_cluster: P
         refs = [stream._next_sync(30) for _ in range(3)]
         assert not any(ref.is_nil() for ref in refs)
         assert nbray.get(refs, timeout=30) == [0, 1, 2]
+
+
+def test_a_stream_takes_no_values_as_in_ray(module_cluster: Path) -> None:
+    @nbray.remote
+    def numbers() -> Iterator[int]:
+        yield from range(2)
+
+    stream = numbers.remote()
+    for call in (lambda: stream.send(None), lambda: stream.throw(KeyError()), stream.close):
+        with pytest.raises(NotImplementedError, match=r"`gen\.\w+` is not supported"):
+            call()
+    for later in (stream.asend(None), stream.athrow(KeyError()), stream.aclose()):
+        with pytest.raises(NotImplementedError, match=r"`gen\.a\w+` is not supported"):
+            asyncio.run(later)
+    assert [nbray.get(ref, timeout=30) for ref in stream] == [0, 1]

@@ -324,44 +324,73 @@ def ends_the_loop() -> None:
     raise StopAsyncIteration
 
 
-def test_a_task_ends_nobodys_loop(module_cluster: Path) -> None:
-    refs = [first.remote(items) for items in ([1], [], [3])]
-    with pytest.raises(RuntimeError, match="first raised StopIteration") as caught:
-        list(map(nbray.get, refs))
-    assert isinstance(caught.value, TaskError)
-    assert isinstance(caught.value.cause.__cause__, StopIteration)
-    assert "return next(iter(items))" in str(caught.value)
+def test_the_end_of_an_iterator_is_caught_where_a_task_raises_it(module_cluster: Path) -> None:
+    @nbray.remote
+    class Walker:
+        def __init__(self, items: list[int]) -> None:
+            self.items = iter(items)
 
+        def next(self) -> int:
+            return next(self.items)
+
+        def walk(self) -> list[int]:
+            return [nbray.get(ref) for ref in [first.remote([])]]
+
+        def stream(self) -> Iterator[int]:
+            yield 1
+            yield nbray.get(first.remote([]))
+
+    walker, seen = Walker.remote([1, 2]), []
+    with pytest.raises(StopIteration) as caught:
+        while True:
+            seen.append(nbray.get(walker.next.remote(), timeout=30))
+    assert seen == [1, 2]
+    assert isinstance(caught.value, TaskError)
+    assert type(caught.value.cause) is StopIteration
+    assert "return next(self.items)" in str(caught.value)
+    with pytest.raises(StopIteration):
+        nbray.get([first.remote([1]), first.remote([])], timeout=30)
+    with pytest.raises(StopIteration):
+        nbray.get(walker.walk.remote(), timeout=30)
+    with pytest.raises(StopIteration):
+        first.remote([]).future().result(timeout=30)
+    with pytest.raises(RuntimeError, match="generator raised StopIteration"):  # PEP 479
+        nbray.get(list(walker.stream.remote())[-1], timeout=30)
+
+
+def test_it_is_no_value_to_who_awaits_it(module_cluster: Path) -> None:
     async def wait(ref: Any) -> Any:
         return await ref
 
     async def wait_for_future(ref: Any) -> Any:
         return await asyncio.wait_for(ref.as_future(), 30)
 
-    for awaited in (wait, wait_for_future):
-        with pytest.raises(RuntimeError, match="StopIteration"):
-            asyncio.run(awaited(refs[1]))
-    with pytest.raises(RuntimeError, match="StopAsyncIteration"):
-        asyncio.run(wait(ends_the_loop.remote()))
-    with pytest.raises(RuntimeError, match="StopIteration"):
-        refs[1].future().result(timeout=30)
-
     @nbray.remote
-    class Walker:
-        def first(self, items: list[int]) -> int:
-            return next(iter(items))
+    class Waiting:
+        async def wait(self, refs: list[Any]) -> Any:
+            return await refs[0]
 
-        def walk(self) -> list[int]:
-            return [nbray.get(ref) for ref in map(first.remote, [[1], []])]
+    ended, waiting = first.remote([]), Waiting.remote()
+    for awaited in (wait, wait_for_future):
+        with pytest.raises(RuntimeError, match=r"coroutine raised .*StopIteration") as caught:
+            asyncio.run(awaited(ended))
+        assert isinstance(caught.value.__cause__, TaskError)
+    with pytest.raises(RuntimeError, match=r"coroutine raised .*StopIteration"):
+        nbray.get(waiting.wait.remote([ended]), timeout=30)
+    with pytest.raises(StopAsyncIteration):
+        asyncio.run(wait(ends_the_loop.remote()))
 
-        def stream(self) -> Iterator[int]:
-            yield 1
-            yield nbray.get(first.remote([]))
 
-    walker = Walker.remote()
-    for ref in (walker.first.remote([]), walker.walk.remote(), list(walker.stream.remote())[-1]):
-        with pytest.raises(RuntimeError, match="StopIteration"):
-            nbray.get(ref, timeout=30)
+def test_it_is_tried_again_as_any_other(module_cluster: Path, tmp_path: Path) -> None:
+    @nbray.remote(max_retries=2, retry_exceptions=[StopIteration])
+    def tries() -> None:
+        with (tmp_path / "tries").open("a") as file:
+            file.write("x")
+        raise StopIteration
+
+    with pytest.raises(StopIteration):
+        nbray.get(tries.remote(), timeout=30)
+    assert (tmp_path / "tries").read_text() == "xxx"
 
 
 def test_a_constructor_that_raises_what_is_false_has_failed(module_cluster: Path) -> None:

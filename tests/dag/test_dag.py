@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import nbray
-from nbray.dag import InputNode, MultiOutputNode
+from nbray.dag import DAGNode, InputNode, MultiOutputNode
 
 
 @nbray.remote
@@ -125,3 +125,41 @@ def test_an_actors_calls_are_made_in_the_order_of_their_binding(module_cluster: 
     other.add.bind(6)
     assert nbray.get(both.bind(one.get.bind(), other.get.bind()).execute(), timeout=30) == (16, 26)
     assert nbray.get(early.execute(), timeout=30) == 10
+
+
+def test_each_value_of_a_method_of_several_is_a_node(module_cluster: Path) -> None:
+    @nbray.remote
+    class Halves:
+        @nbray.method(num_returns=2)
+        def of(self, value: int) -> tuple[int, int]:
+            return value // 2, value - value // 2
+
+    halves = Halves.remote()
+    with InputNode() as given:
+        less, more = halves.of.bind(given)
+        graph = MultiOutputNode([inc.bind(less), more])
+    assert nbray.get(graph.execute(5), timeout=30) == [3, 3]
+    assert (less.get_method_name(), more.get_method_name()) == ("return_idx_0", "return_idx_1")
+    one, two, three = halves.of.options(num_returns=3).bind(1)
+    assert [node.get_args()[1] for node in (one, two, three)] == [0, 1, 2]
+
+
+def test_a_graph_can_be_looked_at_and_changed_before_it_is_executed(module_cluster: Path) -> None:
+    with InputNode() as given:
+        shared = inc.options(name="shared").bind(given)
+        graph = inc.bind(shared, by=shared)
+    assert graph.get_args() == (shared,) and graph.get_kwargs() == {"by": shared}
+    assert shared.get_options()["name"] == "shared"
+    assert Adder.bind(1).add.bind(2).get_method_name() == "add"
+    seen: list[DAGNode] = []
+
+    def look(node: DAGNode) -> DAGNode:
+        seen.append(node)
+        return node
+
+    assert graph.apply_recursive(look) is graph
+    assert seen == [given, shared, graph]
+    changed = graph.apply_recursive(lambda node: inc.bind(10) if node is shared else node)
+    assert changed is not graph and changed.get_stable_uuid() == graph.get_stable_uuid()
+    assert nbray.get(changed.execute(_ray_cache_refs=True), timeout=30) == 22
+    assert nbray.get(graph.execute(1), timeout=30) == 4, "the graph itself is as it was"

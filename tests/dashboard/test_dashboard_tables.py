@@ -98,7 +98,8 @@ def test_what_is_not_known_stands_behind_what_is_in_either_order() -> None:
 @pytest.mark.parametrize("text", HOSTILE)
 def test_names_of_strangers_are_text(text: str) -> None:
     rows = [actor(1, "ALIVE", text), actor(2, "DEAD")]
-    rows[1].death_cause = rows[1].repr_name = rows[0].class_name = text
+    rows[1].repr_name = rows[0].class_name = text
+    rows[1].death_cause = {"actor_died_error_context": {"error_message": text}}
     body = ACTORS.body("actors", {"q": text[:50], "state": text}, rows)
     body += ACTORS.body("actors", {}, rows) + ACTORS.search("actors", {"q": text})
     assert_is_text(body)

@@ -40,6 +40,8 @@ from nbray.util.placement_group import PlacementGroup, placement_group
 from nbray.util.scheduling_strategies import PlacementGroupSchedulingStrategy as InGroup
 from nbray.util.state import list_placement_groups
 
+NODE = "ray.io/node-id"
+
 
 def all_is_free(timeout: float = 40.0) -> None:
     """Wait until everything was given back."""
@@ -96,6 +98,7 @@ def test_a_group_takes_its_resources_and_gives_them_back(cluster: Path) -> None:
     assert nbray.get(group.ready(), timeout=40) == group
     assert nbray.wait([group.ready()], timeout=40)[0] and group.wait(40)
     assert group.bundle_count == 2 and group.bundle_specs == [{"CPU": 1}, {"custom": 0.5}]
+    assert str(group.bundle_specs) == "[{'CPU': 1.0}, {'custom': 0.5}]", "as the table has them"
     wait_until(lambda: nbray.available_resources().get("CPU") == 1, "the CPU is taken")
     row = table(group)
     assert row["state"] == "CREATED" and row["strategy"] == "PACK"
@@ -167,13 +170,22 @@ def test_wrong_arguments_are_refused_with_rays_words(cluster: Path) -> None:
         ({"bundles": [{}]}, "Bundles cannot be an empty dictionary"),
         ({"bundles": [{"CPU": 0}]}, "Bundles cannot be an empty dictionary"),
         ({"bundles": [{"CPU": 1}], "strategy": "X"}, "Invalid placement group strategy X"),
+        ({"bundles": [{"CPU": 1}], "topology_strategy": {NODE: "X"}}, "Invalid topology strategy"),
+        ({"bundles": [{"CPU": 1}], "topology_strategy": 3}, "must be a dict, got int"),
+        ({"bundles": [{"CPU": 1}], "strategy": "PACK", "topology_strategy": {}}, "cannot both be"),
         ({"bundles": [{"CPU": 1}], "lifetime": "x"}, "Placement group `lifetime` argument"),
         ({"bundles": [{"CPU": 1}], "bundle_label_selector": [{}, {}]}, "Invalid bundle label"),
     ]
     for arguments, text in wrong:
         with pytest.raises(ValueError, match=text):
             placement_group(**arguments)
-    group = placement_group([{"CPU": 1}])
+    with pytest.raises(NotImplementedError, match="not by the label 'rack'"):
+        placement_group([{"CPU": 1}], topology_strategy={"rack": "PACK"})
+    strict = placement_group([{"CPU": 1}], topology_strategy={NODE: "STRICT_SPREAD"})
+    assert placement_group_table(strict)["strategy"] == "STRICT_SPREAD"
+    remove_placement_group(strict)
+    group = placement_group([{"CPU": 1}], strategy=None)
+    assert placement_group_table(group)["strategy"] == "PACK"
     with pytest.raises(ValueError, match="placement group bundle index 1 is invalid"):
         where.options(scheduling_strategy=InGroup(group, 1)).remote()
     with pytest.raises(ValueError, match="placement group bundle index -2 is invalid"):

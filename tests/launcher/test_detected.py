@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import nbray
 from nbray.launcher.detected import accelerators, type_label, type_of
 
 
@@ -60,6 +62,41 @@ def test_gpus_are_counted_as_far_as_they_may_be_seen(
 ) -> None:
     machine = nvidia(tmp_path, *["NVIDIA A100-SXM4-40GB"] * 4)
     assert accelerators(given, machine, variables) == found
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "name", "most"),
+    [
+        ("CUDA_VISIBLE_DEVICES", "0,1", "GPU", 2),
+        ("CUDA_VISIBLE_DEVICES", "GPU-7f", "GPU", 1),
+        ("CUDA_VISIBLE_DEVICES", "", "GPU", 0),
+        ("CUDA_VISIBLE_DEVICES", "NoDevFiles", "GPU", 0),
+        ("TPU_VISIBLE_CHIPS", "0,1,2", "TPU", 3),
+    ],
+)
+def test_a_node_is_not_given_more_devices_than_it_may_see(
+    tmp_path: Path, variable: str, value: str, name: str, most: int
+) -> None:
+    variables = {variable: value}
+    assert accelerators({name: float(most)}, tmp_path, variables) == {}
+    with pytest.raises(ValueError, match=rf"with {most + 0.5:g} {name}, but {variable} contains"):
+        accelerators({name: most + 0.5}, tmp_path, variables)
+    assert accelerators({name: most + 1.0}, tmp_path, {}) == {}, "nothing says which there are"
+
+
+def test_a_program_that_asks_for_more_is_refused_and_starts_nothing(
+    session_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(ValueError, match="Attempting to start raylet with 3 GPU"):
+        nbray.init(num_cpus=1, num_gpus=3)
+    assert not nbray.is_initialized()
+    nbray.init(num_cpus=1, num_gpus=2, logging_level="warning")
+    try:
+        assert nbray.cluster_resources()["GPU"] == 2
+        assert logging.getLogger("nbray").level == logging.WARNING
+    finally:
+        nbray.shutdown()
 
 
 @pytest.mark.parametrize(

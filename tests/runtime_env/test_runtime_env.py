@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import pickle
 import sys
 import zipfile
 from pathlib import Path
@@ -491,3 +492,16 @@ def test_a_very_deep_folder_is_packed(tmp_path: Path) -> None:
     _, data = packaging.pack(tmp_path, [], False)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         assert archive.namelist() == ["d/" * 600 + "a.py"]
+
+
+def test_a_field_that_is_set_later_is_checked_and_the_whole_can_be_told(tmp_path: Path) -> None:
+    env = nbray.runtime_env.RuntimeEnv(env_vars={"A": "1"})
+    env.set("working_dir", str(tmp_path))
+    with pytest.raises(TypeError, match="env_vars"):
+        env["env_vars"] = {"A": 1}
+    with pytest.raises(ValueError, match="nope"):
+        env.set("nope", 1)
+    assert env.to_dict() == {"env_vars": {"A": "1"}, "working_dir": str(tmp_path)}
+    assert nbray.runtime_env.RuntimeEnv.deserialize(env.serialize()) == env
+    tmp_path.rmdir()
+    assert pickle.loads(pickle.dumps(env)) == env, "its folder need not be where it is read"

@@ -95,8 +95,15 @@ def test_results_come_as_they_are_ready(cluster: Path) -> None:
     assert set(as_completed(refs, yield_obj_refs=True)) == set(refs)
     found = map_unordered(square, range(50), backpressure_size=10, chunk_size=3)
     assert sorted(found) == [i * i for i in range(50)]
+    one_by_one = map_unordered(square, range(5), backpressure_size=1)  # chunks are of 10
+    assert list(one_by_one) == [i * i for i in range(5)]
     with pytest.raises(ValueError, match="chunk_size"):
         next(as_completed(refs, chunk_size=0))
+    with pytest.raises(ValueError, match="must be positive"):
+        next(map_unordered(square, [1], backpressure_size=0))
+    for results in (as_completed(refs, num_returns=1), map_unordered(square, [1], num_returns=1)):
+        with pytest.raises(ValueError, match="instead of `num_returns`"):
+            next(results)
 
 
 def test_what_cannot_be_sent_is_named_by_its_path() -> None:

@@ -298,8 +298,6 @@ class TaskRunner:
         if type(error) is TaskCancelledError:
             wrapped, text = error, str(error)
         else:
-            if isinstance(error, StopIteration | StopAsyncIteration):
-                error = _as_in_a_generator(spec, error)
             if unpacked:
                 text = user_traceback(error)
             else:
@@ -390,14 +388,6 @@ def _root_cause(spec: TaskSpec, error: BaseException) -> BaseException | None:
 
 def _full_name(error: BaseException) -> str:
     return f"{type(error).__module__}.{type(error).__qualname__}"
-
-
-def _as_in_a_generator(spec: TaskSpec, error: BaseException) -> RuntimeError:
-    """What would end the loop of whoever gets it is an error of the task, as PEP 479 has it."""
-    try:
-        raise RuntimeError(f"{spec.name} raised {type(error).__name__}") from error
-    except RuntimeError as raised:
-        return raised.with_traceback(None)
 
 
 def _pickled_class(error: BaseException | None) -> bytes:

@@ -250,5 +250,7 @@ def _tell_needs(event: TaskEvent, spec: TaskSpec) -> None:
 
 def _owned(task: PendingWork, state: str, shift: float) -> TaskEvent:
     event = _event(task.spec, state)
-    event.created, event.resources = task.submitted + shift, dict(task.options.shape.resources)
+    shape = task.options.shape
+    event.created, event.resources = task.submitted + shift, dict(shape.resources)
+    event.selector = shape.selector
     return event

@@ -126,6 +126,66 @@ class ObjectRefGenerator:
         except KeyboardInterrupt:
             interrupt_again()
 
+    def send(self, value: Any) -> None:
+        """A task takes no values while it runs.
+
+        Args:
+            value: of no use.
+
+        Raises:
+            NotImplementedError: always, as in Ray.
+        """
+        raise NotImplementedError("`gen.send` is not supported.")
+
+    def throw(self, value: Any) -> None:
+        """A task is ended by `nbray.cancel`, with no other exception.
+
+        Args:
+            value: of no use.
+
+        Raises:
+            NotImplementedError: always, as in Ray.
+        """
+        raise NotImplementedError("`gen.throw` is not supported.")
+
+    def close(self) -> None:
+        """A task is ended by `nbray.cancel`.
+
+        Raises:
+            NotImplementedError: always, as in Ray.
+        """
+        raise NotImplementedError("`gen.close` is not supported.")
+
+    async def asend(self, value: Any) -> None:
+        """A task takes no values while it runs.
+
+        Args:
+            value: of no use.
+
+        Raises:
+            NotImplementedError: always, as in Ray.
+        """
+        raise NotImplementedError("`gen.asend` is not supported.")
+
+    async def athrow(self, value: Any) -> None:
+        """A task is ended by `nbray.cancel`, with no other exception.
+
+        Args:
+            value: of no use.
+
+        Raises:
+            NotImplementedError: always, as in Ray.
+        """
+        raise NotImplementedError("`gen.athrow` is not supported.")
+
+    async def aclose(self) -> None:
+        """A task is ended by `nbray.cancel`.
+
+        Raises:
+            NotImplementedError: always, as in Ray.
+        """
+        raise NotImplementedError("`gen.aclose` is not supported.")
+
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError(
             "An ObjectRefGenerator cannot be sent to another process: "

@@ -54,6 +54,14 @@ def _not_in_time(entries: Sequence[ObjectEntry], timeout: float | None) -> GetTi
     )
 
 
+def _in_a_coroutine(error: StopIteration) -> RuntimeError:
+    """What becomes of StopIteration in a coroutine, as Python has it (PEP 479)."""
+    try:
+        raise RuntimeError(f"coroutine raised {type(error).__name__}") from error
+    except RuntimeError as raised:
+        return raised.with_traceback(None)
+
+
 class Peeks(Protocol):
     """A generator of refs, as `wait` takes it."""
 
@@ -343,7 +351,10 @@ class Values:
         return self.settle(ref, CallbackFuture(self.callbacks))
 
     def settle(self, ref: ObjectRef, future: _Future) -> _Future:
-        """Have ``future`` set by whoever drives the sockets, whom its callbacks must not use."""
+        """Have ``future`` set by whoever drives the sockets, whom its callbacks must not use.
+
+        A plain one is awaited, where StopIteration would be the end and a value of None.
+        """
         entry = self._entry(ref)
 
         def settle() -> None:
@@ -360,6 +371,8 @@ class Values:
             try:
                 future.set_result(self._open(ref, entry, None))
             except BaseException as error:
+                if isinstance(error, StopIteration) and type(future) is concurrent.futures.Future:
+                    error = _in_a_coroutine(error)
                 future.set_exception(error)
 
         def enlist() -> None:

@@ -30,7 +30,9 @@ def _row(actor: Actor, nodes: Sequence[NodeInfo], reasons: dict[Shape, str]) -> 
         life.pid, life.restarts, options.resources, str(life.cause or ""), life.started,
         _why_unplaced(actor, nodes, reasons), life.placing if life.unplaced else b"", life.shown,
         options.strategy.group_id if isinstance(options.strategy, InGroup) else b"",
-        options.runtime_env,
+        options.runtime_env, life.cause.kind if life.cause else "",
+        address.host if address else "", spec.owner.worker_id, spec.owner.host,
+        options.selector,
     )  # fmt: skip
 
 

@@ -47,26 +47,32 @@ class SummaryResource(Enum):
 
 @dataclass
 class GetApiOptions:
-    """How one thing is asked for; ``timeout`` in seconds."""
+    """How one thing is asked for; ``timeout`` in seconds, of which Ray's API server has a part."""
 
     timeout: int = DEFAULT_RPC_TIMEOUT
+    server_timeout_multiplier: float = 0.8
 
 
 @dataclass
 class SummaryApiOptions:
-    """How things are counted."""
+    """How things are counted; the others than ``timeout`` have no effect, as nothing asks them."""
 
     timeout: int = DEFAULT_RPC_TIMEOUT
+    server_timeout_multiplier: float = 0.8
+    filters: list[Filter] | None = field(default_factory=list)
+    summary_by: str | None = None
 
 
 @dataclass
 class ListApiOptions:
-    """Which rows are wanted, as for `list_nodes`."""
+    """Which rows are wanted, as for `list_nodes`; a driver's own task is not among them here."""
 
     limit: int = DEFAULT_LIMIT
     timeout: int = DEFAULT_RPC_TIMEOUT
     detail: bool = False
     filters: list[Filter] | None = field(default_factory=list)
+    exclude_driver: bool = True
+    server_timeout_multiplier: float = 0.8
 
 
 __all__ = [
