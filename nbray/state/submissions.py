@@ -99,14 +99,14 @@ class Submissions:
                 return sorted(newest.values(), key=lambda row: row.submitted)
             request = s.WatchSubmissions(reply.epoch, reply.version)
 
-    async def changes(self) -> AsyncIterator[list[Submission]]:
-        """All rows first, then those that are new or changed, for ever; also when none is."""
+    async def changes(self) -> AsyncIterator[s.Submissions]:
+        """All rows first, then those that are new, changed or gone, for ever; also when none is."""
         request = s.WatchSubmissions()
         while True:
             reply = await self._gcs.call(
                 "WatchSubmissions", request, s.Submissions, _PATIENCE_S + _ANSWER_S
             )
-            yield reply.rows
+            yield reply
             wait_s = 0.0 if reply.more else _WAIT_S
             request = s.WatchSubmissions(reply.epoch, reply.version, wait_s)
 
