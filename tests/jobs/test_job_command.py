@@ -133,3 +133,15 @@ def test_what_json_cannot_say_is_named(head: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("RAY_JOB_HEADERS", "{")
     with pytest.raises(ValueError, match=r"RAY_JOB_HEADERS is a JSON object of headers, not '\{'"):
         JobSubmissionClient()
+
+
+def test_the_largest_environment_begins_and_a_larger_one_is_refused_at_once(head: Path) -> None:
+    client = JobSubmissionClient()
+    most = {"env_vars": {f"V{number}": "x" * 8500 for number in range(14)}}
+    name = client.submit_job(
+        entrypoint="test ${#V13} = 8500", runtime_env=most, submission_id="\N{SNOWMAN}" * 20
+    )
+    wait_until(lambda: client.get_job_status(name).is_terminal(), "it to end")
+    assert client.get_job_info(name).driver_exit_code == 0
+    with pytest.raises(RuntimeError, match="runtime_env and metadata may have 120,000 bytes"):
+        client.submit_job(entrypoint="true", runtime_env=most, metadata={"k": "x" * 2000})
