@@ -88,6 +88,7 @@ def test_a_job_that_is_deleted_while_nobody_looks_waits_no_more(
     name = client.submit_job(entrypoint="true", **_GPU)
     wait_until(lambda: _waiting(name), "its supervisor to wait")
     with _manager_stands_still(root):
+        client.submit_job(entrypoint="true")  # of which its question is answered
         assert client.stop_job(name) and client.delete_job(name)
     wait_until(lambda: not _waiting(name), "its supervisor to go")
 
