@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -56,7 +56,8 @@ class JobsPort:
         rows, all_drivers, actors = await asyncio.gather(
             self.submissions.all(), self.submissions.ask(q.JOBS), self.submissions.ask(q.ACTORS)
         )
-        return all_jobs(rows, all_drivers, actors)
+        # Thousands of them take their time, in which others are answered as well.
+        return await asyncio.to_thread(all_jobs, rows, all_drivers, actors)
 
     async def one(self, job_id: str) -> JobState | None:
         """A job by its submission id, or the id of its driver."""
@@ -81,6 +82,9 @@ class JobsPort:
         Raises:
             HTTPError: there is no such job, or it is a driver that was not submitted.
         """
+        row = await self.submissions.get(job_id)
+        if row is not None:
+            return row
         job = await self.one(job_id)
         if job is None:
             raise HTTPError(404, f"Job {job_id} does not exist")
@@ -95,6 +99,10 @@ def as_json(job: JobState) -> dict[str, Any]:
     fields = asdict(job)
     del fields["namespace"]
     return fields
+
+
+def _all_as_text(jobs: Sequence[JobState]) -> str:
+    return json.dumps([as_json(job) for job in jobs])
 
 
 class JobsHandler(RequestHandler):
@@ -124,8 +132,12 @@ class JobsHandler(RequestHandler):
 
     def say(self, value: Any) -> None:
         """Answer by JSON."""
+        self.say_json(json.dumps(value))
+
+    def say_json(self, text: str) -> None:
+        """Answer by JSON that is there already."""
         self.set_header("Content-Type", "application/json")
-        self.finish(json.dumps(value))
+        self.finish(text)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Say what was wrong in plain text."""
@@ -147,7 +159,8 @@ class Jobs(JobsHandler):
 
     async def get(self) -> None:
         """The jobs."""
-        self.say([as_json(job) for job in await self.jobs.details()])
+        jobs = await self.jobs.details()
+        self.say_json(await asyncio.to_thread(_all_as_text, jobs))
 
     async def post(self) -> None:
         """Submit one. The row is there before the answer, and the rest follows from the row."""

@@ -8,19 +8,18 @@ that breaks off, or two at the same time, leave no mixture.
 from __future__ import annotations
 
 import hashlib
-import re
 import secrets
 import time
 
 from tornado.web import HTTPError, stream_request_body
 
-from nbray.runtime_env.packaging import MAX_BYTES, PART_BYTES, is_archive, part_key
+from nbray.runtime_env.packaging import MAX_BYTES, PART_BYTES, part_key
+from nbray.runtime_env.spec import check_package
 from nbray.state.client import RpcError
 
 from .jobs import JobsHandler, JobsPort, finished
 
 LARGEST_PACKAGE = MAX_BYTES
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
 _KEEP_S = 5.0
 
 
@@ -44,9 +43,10 @@ class Package(JobsHandler):
         protocol, name = self.path_args
         if protocol != "gcs":
             raise HTTPError(400, "Packages are kept as gcs://NAME, and nowhere else")
-        if not _NAME.fullmatch(name) or not is_archive(name):
-            raise HTTPError(400, "That is no name of a package: it has letters, digits and ._+-, "
-                                 "and ends as .zip, .whl, .tar.gz, .tgz or .tar.xz")  # fmt: skip
+        try:
+            check_package(f"gcs://{name}")
+        except ValueError as error:
+            raise HTTPError(400, "%s", str(error)) from error
         super().prepare()
         self._uri = f"gcs://{name}"
         self._upload = f"{self._uri}#{secrets.token_hex(8)}"

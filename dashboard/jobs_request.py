@@ -16,7 +16,7 @@ from nbray.state.submissions import Submission
 _LONGEST_ENTRYPOINT = 100_000
 _LONGEST_ID = 200
 _LONGEST_TEXTS = 64 << 10
-_LONGEST_ENV = 256 << 10
+_LONGEST_CONFIG = 120_000  # the kernel takes 128 KiB as one variable
 
 
 class BadRequest(ValueError):
@@ -63,7 +63,7 @@ def read_request(body: bytes) -> Submission:
             amounts[name] = float(given)
     return Submission(
         found.submission_id or found.job_id or "", found.entrypoint, found.metadata or {},
-        json.dumps(_environment(found.runtime_env or {})), amounts,
+        _encoded(_environment(found.runtime_env or {}), found.metadata or {}), amounts,
         found.entrypoint_label_selector or {},
     )  # fmt: skip
 
@@ -132,6 +132,17 @@ def _environment(env: Mapping[str, Any]) -> dict[str, Any]:
         checked = validate(env)
     except (TypeError, ValueError) as error:
         raise BadRequest(str(error)) from None
-    if len(json.dumps(checked)) > _LONGEST_ENV:
-        raise BadRequest(f"runtime_env may have {_LONGEST_ENV:,} bytes as JSON.")
     return checked
+
+
+def _encoded(env: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
+    """The environment as JSON, which its entrypoint is told with the metadata as one variable."""
+    text = json.dumps(env)
+    size = len(text) + len(json.dumps(metadata))
+    if size > _LONGEST_CONFIG:
+        raise BadRequest(
+            f"runtime_env and metadata may have {_LONGEST_CONFIG:,} bytes together as JSON, and "
+            f"have {size:,}: the entrypoint has them as one variable. Keep data in files of the "
+            "working_dir."
+        )
+    return text

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -53,6 +54,15 @@ class _Handler(RequestHandler):
             self.set_status(503)
         self.finish({"error": str(error) if error is not None else self._reason})
 
+    async def say_rows(self, name: str, rows: Sequence[Any], **more: Any) -> None:
+        """Answer by rows, and more; others are answered as well while there are thousands."""
+
+        def text() -> str:
+            return json.dumps({name: [asdict(row) for row in rows], **more})
+
+        self.set_header("Content-Type", "application/json; charset=UTF-8")
+        self.write(await asyncio.to_thread(text))
+
 
 class _Version(_Handler):
     """Ray's clients need the first four fields: the version of the protocol, and which Ray."""
@@ -77,7 +87,7 @@ class _Table(_Handler):
             self.write({"error": f"There is no table {name}: {', '.join(_TABLES)}."})
             return
         rows = await self.watcher.client.ask(_TABLES[name])
-        self.write({name: [asdict(row) for row in rows]})
+        await self.say_rows(name, rows)
 
 
 class _ClusterStatus(_Handler):
@@ -114,7 +124,8 @@ class _Metrics(_Handler):
             ask(q.NODES), ask(q.TASK_TOTALS), ask(q.ACTORS), ask(q.DEMAND), ask(q.METRICS)
         )
         self.set_header("Content-Type", CONTENT_TYPE)
-        self.write(cluster_metrics(nodes, totals, actors, demand, user))
+        text = await asyncio.to_thread(cluster_metrics, nodes, totals, actors, demand, user)
+        self.write(text)
 
 
 class _Discovery(_Handler):
@@ -129,14 +140,10 @@ class _Discovery(_Handler):
 class _Tasks(_Handler):
     async def get(self) -> None:
         found = await self.watcher.client.ask(q.tasks(_MOST_TASKS))
-        self.write(
-            {
-                "tasks": [asdict(row) for row in found.rows[-_MOST_TASKS:]],
-                "unfinished": found.unfinished,
-                "dropped": found.dropped,
-                "missing": found.missing,
-            }
-        )
+        await self.say_rows(
+            "tasks", found.rows[-_MOST_TASKS:],
+            unfinished=found.unfinished, dropped=found.dropped, missing=found.missing,
+        )  # fmt: skip
 
 
 def allow_body(request: HTTPServerRequest) -> None:

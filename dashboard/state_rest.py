@@ -52,6 +52,11 @@ async def _in_thread(ask: Callable[[], Any], threads: ThreadPoolExecutor = _THRE
     return await asyncio.get_running_loop().run_in_executor(threads, ask)
 
 
+def _envelope(result: Any, message: str = "", good: bool = True) -> str:
+    """Ray's envelope round a result."""
+    return json.dumps({"result": good, "msg": message, "data": {"result": result}})
+
+
 class _StateHandler(RequestHandler):
     """Ray's envelope, and its errors."""
 
@@ -64,8 +69,13 @@ class _StateHandler(RequestHandler):
         self.set_header("Content-Type", "application/json")
         self.set_header("Cache-Control", "no-store")
         self.set_status(status)
-        data = {"result": status == 200, "msg": message, "data": {"result": result}}
-        self.finish(json.dumps(data))
+        self.finish(_envelope(result, message, status == 200))
+
+    async def reply_text(self, text: str) -> None:
+        """Answer by what a thread has put into the envelope."""
+        self.set_header("Content-Type", "application/json")
+        self.set_header("Cache-Control", "no-store")
+        await self.finish(text)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Say what was wrong."""
@@ -116,21 +126,25 @@ class StateList(_StateHandler):
         limit = self.number("limit", DEFAULT_LIMIT, MAX_LIMIT)
         if limit <= 0:
             raise InvalidQueryError(f"The limit must be positive, not {limit}.")
-        rows = await _in_thread(
-            functools.partial(
-                _LISTS[table], address=self.address, filters=filters, limit=MAX_LIMIT,
-                timeout=self.timeout(), detail=self.flag("detail"), raise_on_missing_output=False,
-            )
+        ask = functools.partial(
+            _LISTS[table], address=self.address, filters=filters, limit=MAX_LIMIT,
+            timeout=self.timeout(), detail=self.flag("detail"), raise_on_missing_output=False,
         )  # fmt: skip
-        if table == "workers" and self.flag("exclude_driver"):
-            rows = [row for row in rows if row.worker_type != "DRIVER"]
-        self.reply(
-            {
-                "total": len(rows), "num_after_truncation": len(rows), "num_filtered": len(rows),
-                "result": [_as_json(row) for row in rows[:limit]], "partial_failure_warning": "",
-                "warnings": None,
-            }
-        )  # fmt: skip
+        only_workers = table == "workers" and self.flag("exclude_driver")
+
+        def text() -> str:  # of thousands of rows: others are answered meanwhile
+            rows = ask()
+            if only_workers:
+                rows = [row for row in rows if row.worker_type != "DRIVER"]
+            return _envelope(
+                {
+                    "total": len(rows), "num_after_truncation": len(rows),
+                    "num_filtered": len(rows), "result": [_as_json(row) for row in rows[:limit]],
+                    "partial_failure_warning": "", "warnings": None,
+                }
+            )  # fmt: skip
+
+        await self.reply_text(await _in_thread(text))
 
 
 class StateSummary(_StateHandler):

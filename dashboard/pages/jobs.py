@@ -7,7 +7,8 @@ import json
 import time
 from urllib.parse import quote
 
-from nbray.runtime_env.packaging import ARCHIVES, MAX_BYTES
+from nbray.runtime_env.packaging import MAX_BYTES
+from nbray.runtime_env.spec import ARCHIVES
 from nbray.state.client import RpcError
 from nbray.state.rows import JobState
 

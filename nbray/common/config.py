@@ -84,8 +84,8 @@ class Config:
         package_kept_s: how long packages of runtime environments stay, in the GCS and unpacked on
             nodes, that no job or actor needs any more.
         unused_packages_bytes: what they may have together, beside the newest.
-        job_start_timeout_s: a submitted job that names no resources fails when it has not begun by
-            then; one that names some waits for them.
+        job_start_timeout_s: a submitted job that names no resources fails when it has not begun so
+            long after its turn came; one that names some waits for them.
         job_manager_idle_s: the job manager leaves when there have been no jobs for so long.
         node_manager_port: a raylet's port for raylets, the GCS and commands; 0: any.
         object_manager_port: a raylet's port for objects and for workers of other nodes; 0: any.

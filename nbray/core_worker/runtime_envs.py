@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import msgspec
 
@@ -164,17 +164,25 @@ class RuntimeEnvs:
         if path.startswith(URI_PREFIX):
             self._use(path, 0)
             return path
+        import tempfile  # few programs send anything
+
         look = Look()
         looks.append(look)
-        uri, data = packaging.pack(Path(path), excludes, keep_name, look)
-        if not self._use(uri, len(data)):
-            parts = packaging.parts(data)
-            for number, part in enumerate(parts):
-                key = packaging.part_key(uri, number)
-                self._count("KvPut", KvPut(PACKAGES, key, part))
-            count = str(len(parts)).encode()  # last: a package with it is complete
-            self._count("KvPut", KvPut(PACKAGES, uri.encode(), count))
+        with tempfile.SpooledTemporaryFile(packaging.PART_BYTES) as package:
+            uri = packaging.write_package(Path(path), excludes, keep_name, package, look)
+            size = package.seek(0, os.SEEK_END)
+            if not self._use(uri, size):
+                self._send(uri, package)
         return uri
+
+    def _send(self, uri: str, package: IO[bytes]) -> None:
+        package.seek(0)
+        number = 0
+        while part := package.read(packaging.PART_BYTES):
+            self._count("KvPut", KvPut(PACKAGES, packaging.part_key(uri, number), part))
+            number += 1
+        # Last: a package with it is complete.
+        self._count("KvPut", KvPut(PACKAGES, uri.encode(), str(number).encode()))
 
     def _use(self, uri: str, size: int) -> bool:
         """Have a package stay for this job; whether it is there already."""

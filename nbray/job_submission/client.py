@@ -136,7 +136,7 @@ class JobSubmissionClient:
             "entrypoint_label_selector": entrypoint_label_selector,
         }  # fmt: skip
         given = {key: value for key, value in request.items() if value is not None}
-        body = json.dumps(given).encode()
+        body = _encoded(given)
         for left in reversed(range(_TRIES)):
             try:
                 answer: dict[str, str] = self._asked("POST", "/api/jobs/", body)
@@ -332,6 +332,16 @@ class JobSubmissionClient:
         if status != 200:
             _refused(status, said)
         return json.loads(said)
+
+
+def _encoded(request: Mapping[str, Any]) -> bytes:
+    """As JSON, which has neither NaN nor halves of characters."""
+    for name, value in request.items():
+        try:
+            json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        except ValueError as error:
+            raise ValueError(f"{name} cannot be {str(value)[:200]!r}: {error}.") from None
+    return json.dumps(request).encode()
 
 
 def _path(job_id: str, what: str = "") -> str:

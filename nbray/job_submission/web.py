@@ -110,7 +110,12 @@ class Server:
         if self.dashboard is not None and self.dashboard.has_tls:
             return self.dashboard.trust()
         if isinstance(self.verify, str):
-            return ssl.create_default_context(cafile=self.verify)
+            try:
+                return ssl.create_default_context(cafile=self.verify)
+            except OSError as error:
+                raise ConnectionError(
+                    f"No authorities can be read from {self.verify!r}: {error}"
+                ) from error
         context = ssl.create_default_context()
         if not self.verify:
             context.check_hostname = False
@@ -177,11 +182,16 @@ def find_server(
 
 
 def _headers() -> dict[str, Any]:
-    text = next(filter(None, map(os.environ.get, _HEADERS_VARIABLES)), "{}")
-    found = json.loads(text)
-    if not isinstance(found, dict):
-        raise ValueError(f"{_HEADERS_VARIABLES[0]} is a JSON object of headers, not {text[:80]!r}.")
-    return found
+    for name in _HEADERS_VARIABLES:
+        if text := os.environ.get(name):
+            try:
+                found = json.loads(text)
+            except ValueError:
+                found = None
+            if not isinstance(found, dict):
+                raise ValueError(f"{name} is a JSON object of headers, not {text[:80]!r}.")
+            return found
+    return {}
 
 
 def _of_cluster(

@@ -49,14 +49,18 @@ def _children() -> list[int]:
 
 
 def _send(number: int) -> bool:
-    """Send a signal to all processes below this one; whether there was any."""
-    pids = _children()
-    for pid in pids:
+    """Send a signal to all processes below this one; whether there was any that can be told."""
+    told = False
+    for pid in _children():
         try:
             os.kill(pid, number)
         except ProcessLookupError:
-            continue
-    return bool(pids)
+            told = True  # it has just ended, and what it started is seen at the next look
+        except PermissionError:
+            continue  # another user's, as what sudo runs: it is not ours to end
+        else:
+            told = True
+    return told
 
 
 def _say(what: dict[str, Any]) -> None:

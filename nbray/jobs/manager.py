@@ -41,6 +41,7 @@ from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 logger = logging.getLogger(__name__)
 
 _STARTED_AT_ONCE = 16
+_TURN_S = 2.0
 _TRIES = 5
 _AGAIN_S = 0.5
 _TELL_AGAIN_S = 5.0
@@ -66,6 +67,7 @@ class JobManager:
         self._config = config
         self._cared: dict[str, asyncio.Task[None]] = {}
         self._rows: dict[str, Submission] = {}
+        self._begun: dict[str, asyncio.Event] = {}
         self._starting = asyncio.Semaphore(_STARTED_AT_ONCE)
         self._idle_since = time.monotonic()
         self._lost: asyncio.Future[None]
@@ -86,9 +88,17 @@ class JobManager:
 
     async def _watch(self) -> None:
         begun = False
-        async for rows in self._submissions.changes():
-            for row in rows:
+        unseen: set[str] = set()
+        async for news in self._submissions.changes():
+            if news.complete:
+                unseen = set(self._rows)
+            for row in news.rows:
+                unseen.discard(row.submission_id)
                 self._see(row)
+            # Of one that was stopped and deleted between two looks, this alone is heard.
+            gone, unseen = {*news.gone, *unseen} if not news.more else set(news.gone), set()
+            for submission_id in gone:
+                self._see_end(submission_id)
             if not begun:
                 begun = True
                 await self._end_forgotten()
@@ -110,44 +120,57 @@ class JobManager:
                     nbray.kill(await asyncio.to_thread(_find, submission_id))
 
     def _see(self, row: Submission) -> None:
-        submission_id = row.submission_id
-        if row.state in LIVE:
-            self._rows[submission_id] = row
-            if submission_id not in self._cared:
-                task = asyncio.get_running_loop().create_task(self._care(row))
-                self._cared[submission_id] = task
-                task.add_done_callback(lambda task: self._cared_for(submission_id, task))
-            if row.state == "STOPPING" and f"stop {submission_id}" not in self._cared:
-                self._have_stopped(submission_id)
-        else:
-            self._rows.pop(submission_id, None)
-            if not row.attempt and submission_id in self._cared:
-                self._have_stopped(submission_id)  # it never ran, and must not come up
+        known = self._rows.get(row.submission_id)
+        if known is not None and _key(known) != _key(row):
+            self._see_end(row.submission_id)  # that one is gone, and its name has another
+        if row.state not in LIVE:
+            self._see_end(row.submission_id, has_run=bool(row.attempt))
+            return
+        key = _key(row)
+        self._rows[row.submission_id] = row
+        if row.state != "PENDING" and key in self._begun:
+            self._begun[key].set()
+        if key not in self._cared:
+            task = asyncio.get_running_loop().create_task(self._care(row))
+            self._cared[key] = task
+            task.add_done_callback(lambda task: self._cared_for(key, task))
+        if row.state == "STOPPING":
+            self._have_stopped(row)
 
-    def _cared_for(self, submission_id: str, task: asyncio.Task[None]) -> None:
-        self._cared.pop(submission_id, None)
+    def _see_end(self, submission_id: str, has_run: bool = False) -> None:
+        row = self._rows.pop(submission_id, None)
+        if row is None:
+            return
+        if (begun := self._begun.get(_key(row))) is not None:
+            begun.set()
+        if row.state == "PENDING" and not has_run and _key(row) in self._cared:
+            self._have_stopped(row)  # it must not come up
+
+    def _cared_for(self, key: str, task: asyncio.Task[None]) -> None:
+        self._cared.pop(key, None)
         if not task.cancelled() and (error := task.exception()) and not self._lost.done():
             self._lost.set_exception(error)
 
-    def _have_stopped(self, submission_id: str) -> None:
-        stopping = asyncio.get_running_loop().create_task(self._stop(submission_id))
-        self._cared[f"stop {submission_id}"] = stopping
-        stopping.add_done_callback(lambda _task: self._cared.pop(f"stop {submission_id}", None))
+    def _have_stopped(self, row: Submission) -> None:
+        name = f"stop {_key(row)}"
+        if name not in self._cared:
+            self._cared[name] = asyncio.get_running_loop().create_task(self._stop(row))
+            self._cared[name].add_done_callback(lambda _task: self._cared.pop(name, None))
 
-    async def _stop(self, submission_id: str) -> None:
+    async def _stop(self, row: Submission) -> None:
         """Tell a supervisor to end its job, as long as it has not; or end one without a job."""
         while True:
-            row = self._rows.get(submission_id)
+            now = self._rows.get(row.submission_id)
             try:
-                handle = await asyncio.to_thread(_find, submission_id)
-                if row is None:
+                handle = await asyncio.to_thread(_find, row.submission_id)
+                if now is None or _key(now) != _key(row):
                     nbray.kill(handle)
                     return
                 await handle.stop.remote()
             except (NbrayError, ValueError) as error:
-                logger.info("The supervisor of %s was not told: %s", submission_id, error)
+                logger.info("The supervisor of %s was not told: %s", row.submission_id, error)
             await asyncio.sleep(_TELL_AGAIN_S)
-            if submission_id not in self._rows:
+            if _key(row) not in self._cared:
                 return
 
     async def _care(self, row: Submission) -> None:
@@ -162,7 +185,7 @@ class JobManager:
             if isinstance(error, LocalRayletDiedError):
                 raise error  # it says nothing of the job
             now = await self._submissions.get(row.submission_id)
-            if now is None or now.state not in LIVE:
+            if now is None or now.state not in LIVE or _key(now) != _key(row):
                 return
             died = isinstance(error, ActorDiedError) and now.state == "PENDING"
             if not died or not tries_left:
@@ -175,11 +198,16 @@ class JobManager:
         """Have a supervisor run the job to its end; why it did not."""
         handle: Any = None
         error: Exception | None = None
+        waits = bool(row.amounts or row.label_selector)  # perhaps for ever, for nodes to come
+        limit = None if waits else self._config.job_start_timeout_s
         try:
-            async with self._starting:
+            async with contextlib.nullcontext() if waits else self._starting:
                 handle = await asyncio.to_thread(self._supervisor, row)
                 call = handle.run.remote(msgspec.msgpack.encode(row), self._variables)
-                await self._wait_for_start(row.submission_id, call)
+                starting = asyncio.get_running_loop().create_task(self._wait_for_start(row, call))
+                # One whose environment takes minutes does not keep others from beginning.
+                await asyncio.wait([starting], timeout=_TURN_S)
+            await asyncio.wait_for(starting, limit)
             await call
         except (NbrayError, ValueError) as raised:
             error = raised
@@ -189,6 +217,10 @@ class JobManager:
                 f"{self._config.job_start_timeout_s:g} seconds. This timeout can be changed by "
                 "the variable NBRAY_JOB_START_TIMEOUT_S of the head node."
             )
+        except Exception as raised:
+            # It is this job's end, and not that of the manager, and the next, and the next one.
+            logger.exception("Job %s cannot be started.", row.submission_id)
+            error = raised
         if isinstance(error, LocalRayletDiedError):
             return error
         # Not when this manager leaves: the supervisor goes on, and the next one finds it.
@@ -219,27 +251,19 @@ class JobManager:
             runtime_env=env or None, **options,
         ).remote()  # fmt: skip
 
-    async def _wait_for_start(self, submission_id: str, call: Any) -> None:
-        """Until the job is claimed, or its call has ended.
-
-        Raises:
-            TimeoutError: it took too long. A job that names resources may wait for them for ever.
-        """
-        row = self._rows.get(submission_id)
-        until = float("inf")
-        if row is not None and not row.amounts and not row.label_selector:
-            until = row.submitted + self._config.job_start_timeout_s
-        ended = asyncio.ensure_future(_outcome(call))
+    async def _wait_for_start(self, row: Submission, call: Any) -> None:
+        """Until the job is claimed, or its call has ended."""
+        begun = self._begun[_key(row)] = asyncio.Event()
+        now = self._rows.get(row.submission_id)
+        if now is None or _key(now) != _key(row) or now.state != "PENDING":
+            begun.set()
+        waits = [asyncio.ensure_future(_outcome(call)), asyncio.ensure_future(begun.wait())]
         try:
-            while not ended.done():
-                row = self._rows.get(submission_id)
-                if row is None or row.state != "PENDING":
-                    return
-                if time.time() > until:
-                    raise TimeoutError
-                await asyncio.wait([ended], timeout=0.1)
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            ended.cancel()
+            del self._begun[_key(row)]
+            for wait in waits:
+                wait.cancel()
 
     async def _fail(self, row: Submission, error: Exception) -> None:
         """Say why a job could not start, or was lost."""
@@ -261,6 +285,11 @@ class JobManager:
         why = await self._submissions.failed(row.submission_id, kind, text)
         if why:
             logger.info("Job %s has not failed: %s.", row.submission_id, why)
+
+
+def _key(row: Submission) -> str:
+    """One job: its id may be that of another, later."""
+    return f"{row.submission_id} {row.request_id.hex()}"
 
 
 def _supervisors() -> list[ActorState]:

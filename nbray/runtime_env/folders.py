@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,14 +88,30 @@ def files_of(
         return [(path, path.name)]
     prefix = f"{path.name}/" if keep_name else ""
     walk = _Walk(path, prefix, look)
-    walk.take(path, [(path, _spec([*_ALWAYS_EXCLUDED, *excludes]))])
+    walk.take(path, [(path, _spec([*_ALWAYS_EXCLUDED, *excludes], "excludes"))])
     return sorted(walk.found)
 
 
-def _spec(lines: Sequence[str]) -> GitIgnoreSpec:
+def _spec(lines: Sequence[str], where: str) -> GitIgnoreSpec:
     import pathspec  # only who sends files needs it
 
-    return pathspec.GitIgnoreSpec.from_lines(lines)
+    try:
+        return pathspec.GitIgnoreSpec.from_lines(lines)
+    except (ValueError, re.error) as error:
+        bad = next((line for line in lines if not _is_pattern(line)), "")
+        raise PackageError(
+            f"{bad[:200]!r} in {where} is no pattern as of .gitignore: {error}."
+        ) from error
+
+
+def _is_pattern(line: str) -> bool:
+    import pathspec
+
+    try:
+        pathspec.GitIgnoreSpec.from_lines([line])
+    except (ValueError, re.error):
+        return False
+    return True
 
 
 class _Walk:
@@ -120,7 +137,7 @@ class _Walk:
         if ignored.is_file():
             self._look.note(ignored)
             lines = ignored.read_text(errors="replace").splitlines()
-            rules = [*rules, (folder, _spec(lines))]
+            rules = [*rules, (folder, _spec(lines, str(ignored)))]
         for entry in sorted(os.scandir(folder), key=lambda found: found.name):
             path = Path(entry.path)
             slash = "/" if entry.is_dir() else ""

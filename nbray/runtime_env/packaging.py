@@ -135,20 +135,6 @@ def _check_contents(path: Path) -> None:
         )
 
 
-ARCHIVES = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar", ".zip", ".whl", ".jar")
-"""How the names of packages may end."""
-
-
-def is_archive(name: str) -> bool:
-    """Whether a name is one of a package that can be unpacked."""
-    return name.endswith(ARCHIVES)
-
-
-def parts(data: bytes) -> list[bytes]:
-    """The bytes of a package in the pieces that travel."""
-    return [data[start : start + PART_BYTES] for start in range(0, len(data), PART_BYTES)]
-
-
 def part_key(uri: str, number: int) -> bytes:
     """Where a part is kept."""
     return f"{uri}#{number}".encode()

@@ -17,7 +17,7 @@ from typing import Any
 
 from nbray.runtime_env import packaging
 from nbray.runtime_env.folders import PackageError
-from nbray.runtime_env.spec import from_text
+from nbray.runtime_env.spec import URI_PREFIX, check_package, from_text
 from nbray.runtime_env.venv import VenvError, make_venv
 
 logger = logging.getLogger(__name__)
@@ -144,7 +144,8 @@ class EnvManager:
         return Prepared(text, python, env.get("env_vars", {}), working_dir, sys_path)
 
     async def _unpacked(self, uri: str, text: str) -> Path:
-        folder = self._folder / "packages" / uri.rpartition("/")[2].removesuffix(".zip")
+        name = check_package(uri).removeprefix(URI_PREFIX)
+        folder = self._folder / "packages" / name.removesuffix(".zip")
         async with self._locks.setdefault(folder, asyncio.Lock()):
             known = self._packages.setdefault(folder, _Package())
             known.texts.add(text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,9 @@ _INSTALLERS = {
 }
 """The fields of what installs packages."""
 URI_PREFIX = "gcs://"
+ARCHIVES = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar", ".zip", ".whl", ".jar")
+"""How the names of packages may end."""
+_URI = re.compile(r"gcs://[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
 MOST_BYTES = 256 << 10
 _LONGEST_SETUP_S = 1_000_000
 _FILE_PREFIX = "file://"
@@ -215,9 +219,28 @@ def _working_dir(value: Any) -> str:
     return _path(str(value))
 
 
+def is_package(uri: str) -> bool:
+    """Whether that can be a package, whose name is one of a folder on each node as well."""
+    return _URI.fullmatch(uri) is not None and uri.endswith(ARCHIVES)
+
+
+def check_package(uri: str) -> str:
+    """The same URI.
+
+    Raises:
+        ValueError: it is none of a package.
+    """
+    if not is_package(uri):
+        raise ValueError(
+            f"{uri[:200]!r} is no package: that is {URI_PREFIX}NAME, where NAME has letters, "
+            "digits and ._+-, and ends as .zip, .whl, .tar.gz, .tgz or .tar.xz."
+        )
+    return uri
+
+
 def _path(text: str) -> str:
     if text.startswith(URI_PREFIX):
-        return text
+        return check_package(text)
     text = text.removeprefix(_FILE_PREFIX)
     if "://" in text:
         raise ValueError(f"Only local paths can be used here; got {text}.")

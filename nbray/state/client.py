@@ -7,8 +7,9 @@ import secrets
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from nbray.common.addresses import split
 from nbray.common.session import GCS, Session
-from nbray.launcher.found import found_nodes
+from nbray.launcher.found import FoundNode, found_nodes
 from nbray.launcher.tls import TlsOptions
 from nbray.launcher.token import load_token
 from nbray.state.dashboard import Dashboard
@@ -141,18 +142,41 @@ def find_cluster(address: str | None) -> tuple[str, bytes]:
     """GCS address and token: of a cluster with a node here, or of the user's token elsewhere.
 
     Args:
-        address: host:port of a GCS; None takes the newest cluster of this machine.
+        address: host:port of a GCS, or http://host:port of the dashboard of a cluster of this
+            machine; None takes the newest one.
 
     Raises:
-        ConnectionError: none runs here. FileNotFoundError: there is no token for ``address``.
+        ConnectionError: none runs here, or that is no address. FileNotFoundError: there is no
+            token for ``address``.
     """
     for node in found_nodes():
-        if node.processes and address in (None, node.gcs_address):
+        if node.processes and (
+            address in (None, node.gcs_address) or _has_dashboard(node, address)
+        ):
             read_identity(node.session)
             _near[node.gcs_address] = node.session.calls_path(GCS)
             return node.gcs_address, node.session.token
     if address is None:
         raise ConnectionError("No cluster runs here. Start one with: nbray start --head")
+    try:
+        split(address)
+    except ValueError as error:
+        is_web = address.startswith(("http://", "https://"))
+        raise ConnectionError(
+            f"No cluster of this machine has a dashboard at {address}: give HOST:PORT of the head "
+            "node, as HOST:6379."
+            if is_web
+            else f"That is no address of a cluster: {error}"
+        ) from None
     token = load_token(create=False)
     TlsOptions.from_environment().use_here(token)
     return address, token
+
+
+def _has_dashboard(node: FoundNode, url: str | None) -> bool:
+    if not url or not node.dashboard or not url.startswith(("http://", "https://")):
+        return False
+    cluster, token = node.session.path.name, node.session.token
+    return Dashboard(node.dashboard, cluster, token, session=node.session.path).base == url.rstrip(
+        "/"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from nbray.state.rows import ActorState, DemandState, NodeState, TaskTotals
@@ -39,9 +39,8 @@ class Exposition:
 
     def add_row(self, row: MetricRow, node_id: str) -> None:
         """One series of the user's; one whose name another kind of metric has is left out."""
-        taken = {"exported_node_id" if _label(key) == _NODE else key: text
-                 for key, text in row.tags.items()}  # fmt: skip
-        labels = {**taken, _NODE: node_id}
+        own = {_NODE, "le"} if row.kind == "histogram" else {_NODE}
+        labels = {**_labels(row.tags, own), _NODE: node_id}
         name = _PREFIX + row.name
         if row.kind == "counter" and not name.endswith("_total"):
             name += "_total"
@@ -81,6 +80,25 @@ def _label(key: str) -> str:
     """A tag's key as a label may be called."""
     key = re.sub(r"[^a-zA-Z0-9_]", "_", key)
     return f"_{key}" if key[:1].isdigit() or not key else key
+
+
+def _labels(tags: Mapping[str, str], own: Collection[str]) -> dict[str, str]:
+    """Tags as labels, each of a name of its own: Prometheus takes nothing of a page that has two.
+
+    Args:
+        tags: of a user, beside those that nbray adds.
+        own: labels that nbray, or the kind of the metric, gives.
+    """
+    taken = set(own)
+    names: dict[str, str] = {}
+    # Who is called as a label may be comes before who becomes so.
+    for key in sorted(tags, key=lambda key: (_label(key) != key, key)):
+        name = _label(key)
+        while name in taken or name.startswith("__"):  # these are Prometheus's own
+            name = f"exported_{name}"
+        taken.add(name)
+        names[key] = name
+    return {names[key]: text for key, text in tags.items()}
 
 
 def _escaped(text: str) -> str:

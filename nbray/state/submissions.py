@@ -99,14 +99,14 @@ class Submissions:
                 return sorted(newest.values(), key=lambda row: row.submitted)
             request = s.WatchSubmissions(reply.epoch, reply.version)
 
-    async def changes(self) -> AsyncIterator[list[Submission]]:
-        """All rows first, then those that are new or changed, for ever; also when none is."""
+    async def changes(self) -> AsyncIterator[s.Submissions]:
+        """All rows first, then those that are new, changed or gone, for ever; also when none is."""
         request = s.WatchSubmissions()
         while True:
             reply = await self._gcs.call(
                 "WatchSubmissions", request, s.Submissions, _PATIENCE_S + _ANSWER_S
             )
-            yield reply.rows
+            yield reply
             wait_s = 0.0 if reply.more else _WAIT_S
             request = s.WatchSubmissions(reply.epoch, reply.version, wait_s)
 
@@ -166,11 +166,18 @@ def all_jobs(
     rows: Iterable[Submission], drivers: Iterable[r.JobState], actors: Iterable[r.ActorState]
 ) -> list[r.JobState]:
     """The submitted jobs, the newest first, and the drivers of users that joined by themselves."""
-    known, supervisors = users_drivers(drivers), list(actors)
+    known = users_drivers(drivers)
+    # By name, since each may be thousands: a look at every pair takes seconds.
+    first: dict[str, r.JobState] = {}
+    for job in known:
+        if name := (job.metadata or {}).get("job_submission_id"):
+            first.setdefault(name, job)
+    whys: dict[str, str] = {}
+    for actor in actors:
+        if actor.pending_reason and (name := supervised_by(actor.name or "")):
+            whys.setdefault(name, actor.pending_reason)
     found = [
-        submission_state(
-            row, driver_of(row.submission_id, known), why_waits(row.submission_id, supervisors)
-        )
+        submission_state(row, first.get(row.submission_id), whys.get(row.submission_id, ""))
         for row in sorted(rows, key=lambda row: -row.submitted)
     ]
     return found + joined_by_themselves(known)

@@ -230,7 +230,7 @@ class Histogram(Metric):
                     f"Invalid `boundaries` argument at index {index}, {boundaries}. "
                     "Use positive values for the arguments."
                 )
-        self._boundaries = sorted(float(bound) for bound in boundaries)
+        self._boundaries = sorted({float(bound) for bound in boundaries})
 
     def observe(self, value: float, tags: dict[str, str] | None = None) -> None:
         """Count ``value`` in its bucket. Raises like `Counter.inc`, for tags and types.

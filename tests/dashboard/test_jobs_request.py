@@ -55,6 +55,12 @@ def test_a_request_of_rays_client_is_a_row() -> None:
         ({"entrypoint_resources": {"CPU": 1}}, "CPU"),
         ({"entrypoint_resources": {"a": -1}}, "entrypoint_resources"),
         ({"runtime_env": {"working_dir": "/etc"}}, "/etc"),
+        ({"runtime_env": {"working_dir": "gcs://.."}}, "is no package"),
+        ({"runtime_env": {"env_vars": {"A": "x" * 120_000}}}, "may have 120,000 bytes together"),
+        (
+            {"runtime_env": {"env_vars": {"A": "x" * 60_000}}, "metadata": {"k": "x" * 60_000}},
+            "runtime_env and metadata may have",
+        ),
         ({"runtime_env": {"py_modules": ["https://example.invalid/a.zip"]}}, "a.zip"),
         ({"runtime_env": {"py_modules": 5}}, "runtime_env names '5'"),
         ({"runtime_env": {"pip": "/etc/passwd"}}, "pip"),

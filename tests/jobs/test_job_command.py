@@ -107,3 +107,41 @@ def test_a_running_job_is_stopped_with_all_that_it_started(head: Path) -> None:
     wait_until(lambda: "up" in client.get_job_logs("r"), "it to begin")
     assert "Job 'r' was stopped" in command("job", "stop", "r").stdout
     assert have_ended([int(mark.read_text())]), "a daemon of it is left"
+
+
+def test_an_address_of_a_dashboard_is_one_of_its_cluster(head: Path) -> None:
+    url = JobSubmissionClient().get_address()
+    listed = command("list", "nodes", "--address", f"{url}/")
+    assert listed.returncode == 0 and "ALIVE" in listed.stdout, listed.stderr
+    for address, why in (
+        ("http://127.0.0.1:1", "No cluster of this machine has a dashboard at http://127.0.0.1:1"),
+        ("garbage", "That is no address of a cluster: 'garbage' is not HOST:PORT"),
+        ("", "That is no address of a cluster"),
+    ):
+        for words in (["list", "nodes"], ["status"], ["kill-actor", "x"], ["stack"]):
+            failed = command(*words, "--address", address)
+            assert failed.returncode == 1 and failed.stderr.startswith(f"Error: {why}"), words
+            assert len(failed.stderr.splitlines()) <= 2, failed.stderr
+
+
+def test_what_json_cannot_say_is_named(head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = JobSubmissionClient()
+    with pytest.raises(ValueError, match="entrypoint_num_cpus cannot be 'nan'"):
+        client.submit_job(entrypoint="true", entrypoint_num_cpus=float("nan"))
+    with pytest.raises(ValueError, match="metadata cannot be"):
+        client.submit_job(entrypoint="true", metadata={"a": "\ud800"})
+    monkeypatch.setenv("RAY_JOB_HEADERS", "{")
+    with pytest.raises(ValueError, match=r"RAY_JOB_HEADERS is a JSON object of headers, not '\{'"):
+        JobSubmissionClient()
+
+
+def test_the_largest_environment_begins_and_a_larger_one_is_refused_at_once(head: Path) -> None:
+    client = JobSubmissionClient()
+    most = {"env_vars": {f"V{number}": "x" * 8500 for number in range(14)}}
+    name = client.submit_job(
+        entrypoint="test ${#V13} = 8500", runtime_env=most, submission_id="\N{SNOWMAN}" * 20
+    )
+    wait_until(lambda: client.get_job_status(name).is_terminal(), "it to end")
+    assert client.get_job_info(name).driver_exit_code == 0
+    with pytest.raises(RuntimeError, match="runtime_env and metadata may have 120,000 bytes"):
+        client.submit_job(entrypoint="true", runtime_env=most, metadata={"k": "x" * 2000})

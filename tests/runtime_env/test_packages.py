@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import struct
 import tracemalloc
@@ -22,8 +23,9 @@ from nbray.gcs.kv.packages import PackageTable
 from nbray.gcs.kv.space import KeyValueSpace
 from nbray.gcs.receipts import Receipts
 from nbray.gcs.storage import open_store
-from nbray.runtime_env import packaging, unzip
+from nbray.runtime_env import RuntimeEnv, packaging, unzip
 from nbray.runtime_env.packaging import PackageError
+from nbray.runtime_env.setup import EnvError, EnvManager
 from nbray.testing import processes_of, wait_until
 from nbray.wire import gcs_messages as g
 
@@ -314,3 +316,44 @@ def test_a_package_whose_name_begins_like_that_of_another_stays(tmp_path: Path) 
         await store.close()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "uri", ["gcs://", "gcs://..", "gcs://../..", "gcs://a/b.zip", "gcs://x.zip/", "gcs://x"]
+)
+def test_what_is_no_name_of_a_package_is_refused(uri: str, tmp_path: Path) -> None:
+    for field in ({"working_dir": uri}, {"py_modules": [uri]}):
+        with pytest.raises(ValueError, match="is no package"):
+            RuntimeEnv(**field)
+
+    async def fetch(_key: bytes) -> bytes:
+        return b"0"
+
+    async def scenario() -> None:
+        (tmp_path / "packages" / "x").mkdir(parents=True)
+        with pytest.raises(EnvError, match="is no package"):
+            await EnvManager(tmp_path, fetch).prepare(json.dumps({"working_dir": uri}))
+
+    asyncio.run(scenario())
+
+
+def test_a_pattern_that_is_none_is_said_with_its_place(cluster: Path, tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    task = nbray.remote(lambda: 1).options
+    with pytest.raises(RuntimeEnvSetupError, match=r"'\\\\' in excludes is no pattern"):
+        task(runtime_env={"working_dir": folder, "excludes": ["a", "\\"]}).remote()
+    (tmp_path / ".gitignore").write_text("a\n[z-a]\n")
+    with pytest.raises(RuntimeEnvSetupError, match=r"'\[z-a\]' in .*/\.gitignore is no pattern"):
+        task(runtime_env={"working_dir": folder}).remote()
+
+
+def test_a_large_package_is_not_held_by_who_sends_it(cluster: Path, tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(os.urandom(40 * MB))
+    task = nbray.remote(lambda: os.path.getsize("large"))
+    tracemalloc.start()
+    try:
+        ref = task.options(runtime_env={"working_dir": str(tmp_path)}).remote()
+        assert tracemalloc.get_traced_memory()[1] < 25 * MB
+    finally:
+        tracemalloc.stop()
+    assert nbray.get(ref) == 40 * MB

@@ -202,6 +202,30 @@ def test_an_exposition_escapes_texts_and_keeps_one_kind_for_a_name() -> None:
     assert len(parsed(out.text())) == 2
 
 
+def test_no_two_labels_of_a_series_have_one_name() -> None:
+    """Prometheus would take nothing of the whole page."""
+    out = Exposition()
+    tags = {"a-b": "1", "a_b": "2", "a b": "3", "node-id": "4", "node_id": "5", "__name__": "6"}
+    out.add_row(MetricRow("counter", "odd", "", tags, 1.0, [], []), "nd")
+    tags = {"worker_id": "w", "worker-id": "1"}
+    out.add_row(MetricRow("gauge", "level", "", tags, 1.0, [], []), "nd")
+    for text in ("x", "y"):
+        row = MetricRow("histogram", "took", "", {"le": text}, 1.0, [1.0], [1, 0])
+        out.add_row(row, "nd")
+    lines = out.text().splitlines()
+    names = [re.findall(r'(\w+)="', line) for line in lines if not line.startswith("#")]
+    assert all(len(set(found)) == len(found) for found in names), names
+    assert 'a_b="2"' in lines[2] and 'exported_a_b="3"' in lines[2], "its own name stays"
+    assert {"exported_node_id", "exported___name__"} < set(names[0])
+    assert 'worker_id="w"' in lines[5] and 'exported_worker_id="1"' in lines[5]
+    buckets = [line for line in lines if line.startswith("nbray_took_bucket")]
+    assert len(set(buckets)) == 4 and 'exported_le="y"' in buckets[-1]
+
+
+def test_a_boundary_that_is_named_twice_is_one() -> None:
+    assert Histogram("twice", boundaries=[2, 1, 2.0]).info["boundaries"] == [1.0, 2.0]
+
+
 def test_prometheus_reads_the_token_from_its_file(
     session_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
