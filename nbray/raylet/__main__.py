@@ -120,7 +120,8 @@ class _Node:
         while True:
             report = g.Report(self.raylet.row())
             try:
-                await self.gcs.call("Report", report, g.Reported, _FIRST_REPORT_S)
+                reply = await self.gcs.call("Report", report, g.Reported, _FIRST_REPORT_S)
+                self.raylet.taken_in(reply)
                 return
             except RefusedError as error:
                 raise _NotUpError(str(error)) from error

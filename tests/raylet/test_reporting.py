@@ -69,6 +69,14 @@ def test_a_gcs_of_many_nodes_has_as_long_to_answer_as_it_has_them_wait() -> None
                 await gcs.heard.wait()
             running.cancel()
             assert gcs.timeouts == [2.0, allowed_s]
+            joined = reporter(gcs, Config(), changed)
+            joined.answered(g.Reported(period_s, 0.01))
+            gcs.heard.clear()
+            running = asyncio.create_task(joined.run())
+            async with asyncio.timeout(30):
+                await gcs.heard.wait()
+            running.cancel()
+            assert gcs.timeouts[2:] == [allowed_s]
 
     asyncio.run(check())
 

@@ -62,7 +62,8 @@ class SimulatedRaylet:
 
     async def join(self) -> None:
         """Register, and live from then on."""
-        await self.gcs.call("Report", g.Report(self.row), g.Reported, WAIT_S)
+        reply = await self.gcs.call("Report", g.Report(self.row), g.Reported, WAIT_S)
+        self._reporter.answered(reply)
         self._tasks = [
             asyncio.create_task(self._report()),
             asyncio.create_task(watch_nodes(self.row.node_id, self.gcs, self._take)),

@@ -133,13 +133,17 @@ class Reporter:
                 )
                 return _Outcome.LEAVE
             return _Outcome.UNHEARD
-        self._heard = self._clock.now()
+        self.answered(reply)
         if reply.rejected:
             logger.error("The GCS declared this node dead; it leaves.")
             return _Outcome.LEAVE
+        return _Outcome.HEARD
+
+    def answered(self, reply: g.Reported) -> None:
+        """The GCS answered a report, perhaps the first one, which registers the node."""
+        self._heard = self._clock.now()
         self._period_s, self._soonest_s = reply.period_s, reply.soonest_s
         self.grows = self.grows or reply.grows
-        return _Outcome.HEARD
 
     async def ping(self, _request: g.Empty) -> g.Empty:
         """The GCS asks whether this raylet lives, and so shows that it does itself."""
