@@ -164,6 +164,7 @@ async def measure(count: int, seconds: float = 10.0) -> Figures:
             figures.joined_s = time.monotonic() - began
 
             def all_know(of: int) -> bool:
+                assert not any(raylet.left for raylet in raylets), "nodes were declared dead"
                 return all(len(raylet.known) == of for raylet in raylets)
 
             await _until(lambda: all_know(count), "all nodes to know all")
