@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,11 +15,12 @@ from support import from_afar
 from support.nodes import MB, Far
 from support.places import ROOT, is_installed
 from support.redis import redis_url
+from support.shared_files import no_shared_file_left
 from support.terminal import terminal
 
 import nbray
 from nbray.testing import cluster as running_cluster
-from nbray.testing import own_sessions, wait_until
+from nbray.testing import own_sessions
 
 __all__ = ["redis_url", "terminal"]
 
@@ -62,14 +62,6 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> None:
 def slow_starts() -> None:
     """A process of a cluster may take long to start where several tests share two cores."""
     os.environ.setdefault("NBRAY_START_TIMEOUT_S", "60")
-
-
-@contextmanager
-def no_shared_file_left() -> Iterator[None]:
-    before = set(os.listdir("/dev/shm"))
-    yield
-    # A test that runs beside this one may have a file there for a moment.
-    wait_until(lambda: set(os.listdir("/dev/shm")) <= before, "the end of all files in /dev/shm")
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@
     listening = performance.now();
     socket = new WebSocket(url, ["nbray", facts.ticket]);
     socket.onopen = () => { wait = again.first; ask(true); };
-    socket.onmessage = (event) => take(JSON.parse(event.data));
+    socket.onmessage = (event) => hear(JSON.parse(event.data));
     socket.onclose = lost;
   }
   function lost() {
@@ -82,6 +82,30 @@
     listening = performance.now();
     send({ paused: document.hidden });
   });
+
+  // A link that is drawn anew between press and release gets no click: news wait for the release,
+  // though not for a hand that rests, or drags what it has chosen.
+  let pressed = false, release = null;
+  const kept = [];
+  function hear(message) {
+    if (pressed) kept.push(message); else take(message);
+  }
+  function released() {
+    pressed = false;
+    clearTimeout(release);
+    kept.splice(0).forEach(take);
+  }
+  document.addEventListener("pointerdown", () => {
+    pressed = true;
+    clearTimeout(release);
+    release = setTimeout(released, 1000);
+  });
+  for (const over of ["pointerup", "pointercancel"]) {
+    document.addEventListener(over, () => {
+      clearTimeout(release);
+      release = setTimeout(released, 0);  // the click comes first
+    });
+  }
 
   function take(message) {
     heard = Date.now();

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import signal
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import uvloop
 
+from nbray.common.addresses import split
 from nbray.common.config import Config
 from nbray.common.process import (
     allow_many_files,
@@ -42,8 +44,11 @@ from nbray.wire.near_calls import serve_near
 from nbray.wire.state_messages import DashboardAddress
 from nbray.wire.tls import Tls
 
-# A GCS that was killed is back by then; who gave a wrong address does not wait long.
+# A GCS that was killed is back by then; who gave a wrong address does not wait long. A GCS that is
+# there and slow, as on a busy machine, has most of the time in which this process has to be up.
 _FIRST_REPORT_S = 5.0
+_OF_START = 0.75
+_KNOCK_S = 3.0
 
 
 def _resources(args: argparse.Namespace) -> dict[str, int]:
@@ -102,18 +107,28 @@ class _Node:
             await self._listen()
         except OSError as error:
             raise _NotUpError(f"The raylet cannot listen: {error}") from error
-        try:
-            await self.gcs.call("Report", g.Report(raylet.row()), g.Reported, _FIRST_REPORT_S)
-        except RefusedError as error:
-            raise _NotUpError(str(error)) from error
-        except RpcError as error:
-            raise _NotUpError(f"No GCS answers at {self.address}: {error}") from error
+        await self._be_taken_in()
         return {
             "node_id": raylet.node_id.hex(),
             "socket": raylet.socket_path,
             "frame_port": raylet.frame_port,
             "grpc_port": raylet.grpc_port,
         }
+
+    async def _be_taken_in(self) -> None:
+        deadline = time.monotonic() + _OF_START * self.config.start_timeout_s
+        while True:
+            report = g.Report(self.raylet.row())
+            try:
+                reply = await self.gcs.call("Report", report, g.Reported, _FIRST_REPORT_S)
+                self.raylet.taken_in(reply)
+                return
+            except RefusedError as error:
+                raise _NotUpError(str(error)) from error
+            except RpcError as error:
+                if time.monotonic() > deadline or not await _somebody_listens(self.address):
+                    raise _NotUpError(f"No GCS answers at {self.address}: {error}") from error
+                logging.warning("The GCS at %s is asked again: %s", self.address, error)
 
     async def _listen(self) -> None:
         raylet, token, closing = self.raylet, self.session.token, self._listens.callback
@@ -133,6 +148,16 @@ class _Node:
     async def close(self) -> None:
         """Listen no longer."""
         await self._listens.aclose()
+
+
+async def _somebody_listens(address: str) -> bool:
+    try:
+        async with asyncio.timeout(_KNOCK_S):
+            _, writer = await asyncio.open_connection(*split(address))
+    except OSError:  # a timeout too
+        return False
+    writer.close()
+    return True
 
 
 async def _main(args: argparse.Namespace, forks: ExitStack) -> None:

@@ -35,6 +35,7 @@ class NodeTable:
         self._token = token
         self._told: dict[bytes, NodeInfo] = {}
         self._believed: dict[bytes, NodeInfo] = {}
+        self._seen = (b"", 0, 0)
         self._lent = False
         self._dead: dict[bytes, None] = {}
         self._clients: dict[bytes, GrpcClient] = {}
@@ -47,6 +48,8 @@ class NodeTable:
 
     def apply(self, changes: g.NodeChanges) -> list[bytes]:
         """Take in what the GCS tells; returns the nodes that have died since."""
+        if changes.epoch:
+            self._seen = (changes.epoch, changes.members, changes.rooms)
         died = [row.node_id for row in changes.nodes if not row.alive]
         alive = {row.node_id: row for row in changes.nodes if row.alive}
         if changes.complete:
@@ -97,11 +100,20 @@ class NodeTable:
         Raises:
             RpcError: the GCS does not answer.
         """
-        return self.apply(g.NodeChanges(b"", 0, 0, await self._ask(), complete=True))
+        return self.apply(await self._ask(complete=True))
 
-    async def _ask(self) -> list[NodeInfo]:
+    async def _ask(self, complete: bool) -> g.NodeChanges:
+        """All rows; of an answer that news have overtaken, those of nodes that are new here.
+
+        It is large, and has another way: a node that it lacks has perhaps joined meanwhile.
+        """
         reply = await self._gcs.call("ListNodes", g.Empty(), g.Nodes)
-        return [row for row in reply.nodes if row.alive]
+        rows = [row for row in reply.nodes if row.alive]
+        epoch, members, rooms = self._seen
+        if reply.epoch == epoch and (reply.members < members or reply.rooms < rooms):
+            new = [row for row in rows if row.node_id not in self._told]
+            return g.NodeChanges(b"", 0, 0, new)
+        return g.NodeChanges(b"", 0, 0, rows, complete=complete)
 
     async def find(self, node_id: bytes) -> NodeInfo | None:
         """The row of a node; None when it is dead or not known to the GCS.
@@ -110,7 +122,7 @@ class NodeTable:
             RpcError: the node is new here, and the GCS does not answer.
         """
         if node_id not in self._told:
-            self.apply(g.NodeChanges(b"", 0, 0, await self._ask()))
+            self.apply(await self._ask(complete=False))
         return self._told.get(node_id)
 
     async def client(self, node_id: bytes) -> GrpcClient | None:
@@ -134,7 +146,10 @@ def _copy(row: NodeInfo) -> NodeInfo:
 async def watch_nodes(
     node_id: bytes, gcs: GrpcClient, take: Callable[[g.NodeChanges], None]
 ) -> None:
-    """Ask the GCS for news of nodes for ever; each answer is a question's beginning."""
+    """Ask the GCS for news of nodes for ever; each answer is a question's beginning.
+
+    After news that were not taken in, it asks for all nodes again.
+    """
     seen = g.WatchNodes(node_id)
     while True:
         try:
@@ -148,3 +163,5 @@ async def watch_nodes(
             take(changes)
         except Exception:
             logger.exception("News of nodes were not taken in")
+            seen = g.WatchNodes(node_id)
+            await asyncio.sleep(_AGAIN_S)

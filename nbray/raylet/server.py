@@ -193,6 +193,10 @@ class Raylet:
             if process.is_worker and not process.closed and (told is None or told.owned)
         ]
 
+    def taken_in(self, reply: g.Reported) -> None:
+        """The GCS has answered this node's first report."""
+        self._reporter.answered(reply)
+
     async def report(self) -> None:
         """Report to the GCS for ever; returns when this node has to leave."""
         self._background.start(watch_nodes(self.node_id, self._gcs, self._nodes_changed))

@@ -21,7 +21,7 @@ class Row(msgspec.Struct, frozen=True):
     Attributes:
         id: its number, of an array with that of the element.
         state: Slurm's word.
-        left_s: seconds until its walltime; None: without an end, or not begun.
+        left_s: seconds until its walltime, of a job that waits all of it; None: without an end.
         hosts: where it runs, as a list of hosts.
         reason: why it is in this state, in Slurm's word.
         name: of the job.

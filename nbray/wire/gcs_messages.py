@@ -41,9 +41,12 @@ class Reported(msgspec.Struct, array_like=True):
 
 
 class Nodes(msgspec.Struct, array_like=True):
-    """The node table."""
+    """The node table, and what one has seen who has it, as of `NodeChanges`."""
 
     nodes: list[NodeInfo]
+    epoch: bytes = b""
+    members: int = 0
+    rooms: int = 0
 
 
 class WatchNodes(msgspec.Struct, array_like=True):

@@ -103,7 +103,7 @@ def test_from_none_to_some_to_none_and_what_they_made_is_there() -> None:
         nodes_leave()
         dead = [row for row in list_nodes() if row.state == "DEAD"]
         assert dead[0].state_message is not None and "drained: idle for" in dead[0].state_message
-        assert [int(value[-1]) for value in nbray.get(refs, timeout=10)] == [0, 1, 2]
+        assert [int(value[-1]) for value in nbray.get(refs, timeout=60)] == [0, 1, 2]
 
 
 def test_a_node_that_drains_takes_nothing_hands_its_values_on_and_leaves(cluster: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_node_that_drains_takes_nothing_hands_its_values_on_and_leaves(cluster
     nbray.kill(held)
     wait_until(lambda: len([n for n in nbray.nodes() if n["Alive"]]) == 1, "the node's leaving")
     node.stop()
-    assert int(nbray.get(ref, timeout=10)[-1]) == (1 << 18) - 1
+    assert int(nbray.get(ref, timeout=60)[-1]) == (1 << 18) - 1
     nbray.cancel(later)
 
 

@@ -128,7 +128,7 @@ def test_a_prometheus_is_started_once_scrapes_and_ends(
 
         def scraped() -> bool:
             try:
-                with urllib.request.urlopen(url, timeout=10) as answer:
+                with urllib.request.urlopen(url, timeout=60) as answer:
                     return b"ALIVE" in answer.read()
             except OSError:  # it listens before it answers
                 return False

@@ -252,7 +252,7 @@ def test_a_gateway_for_which_there_was_no_descriptor_is_started_later(
     joining = threading.Thread(target=nbray.init, args=(address,))
     with no_file_left(raylet.pid, raylet.num_fds()):
         joining.start()
-        wait_until(lambda: "ClientPort failed" in log.read_text(), "the want of one", 20)
+        wait_until(lambda: "ClientPort failed" in log.read_text(), "the want of one")
     joining.join(60)
     assert my_remote().state.state == "connected"
     assert nbray.get(double.remote(5), timeout=30) == 10

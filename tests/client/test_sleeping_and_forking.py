@@ -137,6 +137,8 @@ def _is_dead(actor: nbray.actor.ActorHandle) -> bool:
         nbray.get(actor.add.remote(), timeout=5)
     except ActorDiedError:
         return True
+    except nbray.exceptions.GetTimeoutError:
+        pass  # it is on its way to its end, or this machine is busy
     return False
 
 

@@ -80,10 +80,10 @@ def test_a_coroutine_that_blocks_the_loop_holds_up_no_reply_before_it(
     before = [loop.quick.remote() for _ in range(5)]
     blocks = loop.block.remote(tmp_path / "on")
     wait_until((tmp_path / "blocks").exists, "a coroutine that blocks")
-    assert len(nbray.get(before, timeout=10.0)) == 5
+    assert len(nbray.get(before, timeout=60.0)) == 5
     behind = loop.quick.remote()
     (tmp_path / "on").touch()
-    assert nbray.get([blocks, behind], timeout=10.0)[0] is None
+    assert nbray.get([blocks, behind], timeout=60.0)[0] is None
 
 
 def test_what_coroutines_wait_for_besides_calls_arrives(cluster: Path) -> None:
@@ -93,10 +93,10 @@ def test_what_coroutines_wait_for_besides_calls_arrives(cluster: Path) -> None:
     def three() -> int:
         return 3
 
-    assert nbray.get(loop.piped.remote(b"by a thread"), timeout=10.0) == b"by a thread"
+    assert nbray.get(loop.piped.remote(b"by a thread"), timeout=60.0) == b"by a thread"
     assert nbray.get(loop.program.remote("by a program"), timeout=20.0) == b"by a program\n"
     assert nbray.get(loop.of_others.remote([three.remote() for _ in range(3)]), timeout=20.0) == 9
-    assert nbray.get(loop.in_a_thread.remote(), timeout=10.0) == 7
+    assert nbray.get(loop.in_a_thread.remote(), timeout=60.0) == 7
     assert nbray.get([loop.meet.remote(50) for _ in range(50)], timeout=20.0) == [50] * 50
 
 

@@ -55,10 +55,10 @@ def test_get_and_wait_with_timeouts(cluster: Path) -> None:
     quick = add.remote(1)
     with pytest.raises(nbray.exceptions.GetTimeoutError):
         nbray.get(slow, timeout=0.1)
-    assert nbray.wait([slow, quick], timeout=10) == ([quick], [slow])
+    assert nbray.wait([slow, quick], timeout=60) == ([quick], [slow])
     nbray.cancel(slow)
     with pytest.raises(nbray.exceptions.TaskCancelledError):
-        nbray.get(slow, timeout=10)
+        nbray.get(slow, timeout=60)
 
 
 def test_arrays_are_read_in_place_and_their_memory_is_used_again(cluster: Path) -> None:

@@ -291,6 +291,24 @@ def test_a_log_is_taken_along_and_a_graph_leads_to_its_tasks(
     assert not complaints
 
 
+def test_a_link_that_is_drawn_anew_while_it_is_pressed_is_followed(
+    context: NbrayContext, browser: Any
+) -> None:
+    nbray.get([short.remote(number) for number in range(3)], timeout=60)
+    page = opened(browser, context, [])
+    sockets: list[Any] = []
+    page.on("websocket", lambda socket: sockets.append(socket))
+    # The hand may rest for as long as this machine needs.
+    page.add_init_script("{ const real = setTimeout; setTimeout = (f, s) => real(f, s && 1e6); }")
+    shown(page, f"http://{context.dashboard_url}/tasks")
+    page.locator('tbody a[href="tasks?name=short"]').hover()  # in a table with their number
+    page.mouse.down()
+    with sockets[-1].expect_event("framereceived", lambda data: '"bodies"' in str(data)):
+        nbray.get([short.remote(number) for number in range(3)], timeout=60)
+    page.mouse.up()
+    page.wait_for_url("**/tasks?name=short")
+
+
 def test_a_page_says_when_its_dashboard_or_cluster_has_gone_and_goes_on_when_it_is_back(
     context: NbrayContext, browser: Any
 ) -> None:

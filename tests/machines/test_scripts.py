@@ -30,7 +30,7 @@ def test_what_is_interrupted_does_not_go_on_with_its_next_command(
             start_new_session=True, env=os.environ | {"HOME": str(tmp_path)},
         ) as running:  # fmt: skip
             wait_until(began.exists, "the command")
-            subprocess.run(["sh", "-c", interrupt(f"{tmp_path}/record")], check=True, timeout=10)
+            subprocess.run(["sh", "-c", interrupt(f"{tmp_path}/record")], check=True, timeout=60)
             running.wait(30)
             wait_until(lambda: not members(running.pid), "the end of all that it started")
         assert not went_on.exists()

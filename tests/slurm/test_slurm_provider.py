@@ -26,7 +26,11 @@ from nbray.autoscaler.providers.slurm import SlurmProvider
 from nbray.launcher.found import running_sessions
 from nbray.testing import processes_of, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(600)]
+
+# Of a job's start, the start of a node, and its end: each is seconds of work, of a machine with
+# Slurm's daemons and three nodes.
+LONG_S = 150
 
 T = TypeVar("T")
 
@@ -72,8 +76,15 @@ class Place:
         return {one.id: one for one in self.run(self.provider.list())}
 
     def wait(self, id: str, true: Callable[[Instance | None], Any], what: str) -> Instance | None:
-        wait_until(lambda: true(self.there().get(id)), f"{what}: {self.there()}", 60)
+        wait_until(lambda: true(self.there().get(id)), f"{what}: {self.there()}", LONG_S)
         return self.there().get(id)
+
+    def says(self, id: str, text: str, what: str) -> None:
+        """Wait until its log says something."""
+        try:
+            wait_until(lambda: text in self.run(self.provider.logs(id)), what, LONG_S)
+        except AssertionError:
+            pytest.fail(f"no {what}: {self.there()}\n{self.run(self.provider.logs(id))}")
 
 
 @pytest.fixture
@@ -89,8 +100,8 @@ def place(
     yield found
     found.run(found.provider.terminate(list(found.there())))
     nbray.shutdown()
-    wait_until(lambda: not slurm.jobs(), "the end of all jobs", 60)
-    wait_until(lambda: not processes_of(home), "the end of all nodes", 30)
+    wait_until(lambda: not slurm.jobs(), "the end of all jobs", LONG_S)
+    wait_until(lambda: not processes_of(home), "the end of all nodes", LONG_S)
 
 
 def labels() -> list[str]:
@@ -104,7 +115,7 @@ def test_jobs_become_nodes_and_go_again(slurm: Slurm, place: Place) -> None:
         assert found is not None
         assert found.why.startswith(f"{found.place} is RUNNING on sn")
         assert found.ends is None
-    wait_until(lambda: labels() == ["", "i-1", "i-2"], "both nodes", 60)
+    wait_until(lambda: labels() == ["", "i-1", "i-2"], "both nodes", LONG_S)
     assert nbray.get(nbray.remote(lambda: 7).remote()) == 7
     place.create(wanted("i-1"))
     assert len(slurm.jobs()) == 2
@@ -114,17 +125,19 @@ def test_jobs_become_nodes_and_go_again(slurm: Slurm, place: Place) -> None:
         place.provider.logs("i-1")
     )
     place.run(place.provider.terminate(["i-1", "i-2", "i-unknown"]))
-    wait_until(lambda: not place.there(), "the end of both instances", 60)
-    wait_until(lambda: labels() == [""], "the end of both nodes", 60)
+    wait_until(lambda: not place.there(), "the end of both instances", LONG_S)
+    wait_until(lambda: labels() == [""], "the end of both nodes", LONG_S)
 
 
-@pytest.mark.parametrize("place", [{"job_extra_directives": ["--hold"]}], indirect=True)
+@pytest.mark.parametrize("place", [{"job_extra_directives": ["--hold"], "walltime": "10"}],
+                         indirect=True)  # fmt: skip
 def test_a_job_that_is_held_says_so_and_starts_when_it_is_released(
     slurm: Slurm, place: Place
 ) -> None:
     place.create(wanted("i-1"))
     found = place.there()["i-1"]
     assert found.stage is Stage.WAITING
+    assert found.ends is None
     assert "PENDING: JobHeldUser (its user holds it; `scontrol release" in found.why
     slurm.run("scontrol", "release", found.place.split()[-1])
     place.wait("i-1", lambda one: one and one.stage is Stage.RUNNING, "the released job")
@@ -139,14 +152,13 @@ def test_a_job_with_a_walltime_says_when_it_ends_and_drains_its_node_before(
     found = place.wait("i-1", lambda one: one and one.ends, "a job with an end")
     assert found is not None and found.ends is not None
     assert 500 < found.ends - time.time() < 601
-    log = place.provider.logs
-    wait_until(lambda: "runs" in place.run(log("i-1")), "its node", 60)
+    place.says("i-1", "runs", "its node")
     slurm.run("scontrol", "update", f"JobId={found.place.split()[-1]}", "TimeLimit=2")
     found = place.there()["i-1"]
     assert found.ends is not None and found.ends - time.time() < 121
-    wait_until(lambda: "No new work starts" in place.run(log("i-1")), "its drain", 90)
+    place.says("i-1", "No new work starts", "its drain")
     place.wait("i-1", lambda one: one and one.stage is Stage.ENDED, "its end, drained")
-    assert "was drained, and has left: SIGUSR1" in place.run(log("i-1"))
+    place.says("i-1", "was drained, and has left: SIGUSR1", "word of its end")
 
 
 def test_what_slurm_refuses_is_refused_in_its_words_and_not_asked_again(place: Place) -> None:

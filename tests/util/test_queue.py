@@ -92,8 +92,8 @@ def test_an_item_does_not_go_to_a_reader_that_has_given_up(
     gives_up(queue, tmp_path / "started")
     queue.put("first")
     queue.put("second")
-    assert queue.get(timeout=10) == "first"
-    assert queue.get(timeout=10) == "second"
+    assert queue.get(timeout=60) == "first"
+    assert queue.get(timeout=60) == "second"
 
 
 def test_a_program_that_is_killed_while_it_reads_takes_no_item(queue: Queue, cluster: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_program_that_is_killed_while_it_reads_takes_no_item(queue: Queue, clu
     reader.stdout.close()
     wait_until(lambda: readers(queue) == 0, "the queue to hear of it")
     queue.put("kept")
-    assert queue.get(timeout=10) == "kept"
+    assert queue.get(timeout=60) == "kept"
 
 
 def test_readers_that_poll_lose_and_double_nothing(queue: Queue) -> None:
@@ -173,8 +173,8 @@ def test_writers_wait_for_room_in_order_and_may_give_up(cluster: Path) -> None:
     writing = [queue.actor.put.remote(i) for i in (2, 3)]  # type: ignore[union-attr]
     with pytest.raises(Full, match="Cannot add 1 items to queue of size 2 and maxsize 2"):
         queue.put_nowait_batch([4])
-    assert [queue.get(timeout=10) for _ in range(4)] == [0, 1, 2, 3]
-    assert nbray.get(writing, timeout=10) == [True, True]
+    assert [queue.get(timeout=60) for _ in range(4)] == [0, 1, 2, 3]
+    assert nbray.get(writing, timeout=60) == [True, True]
     with pytest.raises(Empty, match="Cannot get 1 items from queue of size 0"):
         queue.get_nowait_batch(1)
 
@@ -184,7 +184,7 @@ def test_what_an_interrupted_reader_had_got_is_the_first_again(queue: Queue) -> 
     taken = queue._methods().get_batch.remote(2)
     nbray.wait([taken])
     queue._withdraw(taken, takes=True)
-    assert [queue.get(timeout=10) for _ in range(4)] == [1, 2, 3, 4]
+    assert [queue.get(timeout=60) for _ in range(4)] == [1, 2, 3, 4]
 
 
 def test_a_queue_that_was_shut_down_says_so(queue: Queue) -> None:

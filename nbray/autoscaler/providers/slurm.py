@@ -145,12 +145,13 @@ class SlurmProvider:
         for row in sorted(rows, key=_in_doubt_last):
             if (named := self._instance(row)) is not None:
                 type, id = named
-                if id in self._terminated and standing(row.state) is Standing.OVER:
+                stands = standing(row.state)
+                if id in self._terminated and stands is Standing.OVER:
                     continue
+                end = row.left_s if stands is Standing.RUNS else None
                 found[id] = Instance(
-                    id=id, type=type, stage=_STAGES[standing(row.state)], why=explain(row),
-                    place=f"Slurm job {row.id}",
-                    ends=None if row.left_s is None else now + row.left_s,
+                    id=id, type=type, stage=_STAGES[stands], why=explain(row),
+                    place=f"Slurm job {row.id}", ends=None if end is None else now + end,
                 )  # fmt: skip
         for id, one in self._waiting.items():
             found.setdefault(id, Instance(

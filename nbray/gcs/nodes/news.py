@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 from msgspec import structs
@@ -110,6 +110,12 @@ class NodeNews:
                 at = self._view.seen if seen is None else seen
                 return g.NodeChanges(self._epoch, at.members, at.rooms)
 
+    def listed(self, rows: list[NodeInfo]) -> g.Nodes:
+        """All rows for whoever asks, who can tell whether news have overtaken them."""
+        self._tell_charged(rows)
+        seen = self._view.seen
+        return g.Nodes(rows, self._epoch, seen.members, seen.rooms)
+
     def _answer(self, seen: Seen | None) -> msgspec.Raw | None:
         """What raylets are told who have seen the same; encoded once for all of them."""
         news = self._view.news(seen, self._alive)
@@ -119,13 +125,25 @@ class NodeNews:
         return answer
 
     def _changes(self, news: News) -> g.NodeChanges:
-        rows = self._nodes
+        members = [self._nodes[n].row for n in news.members]
+        others = [self._nodes[n].row for n in news.rooms]
+        self._tell_charged([*members, *others])
         return g.NodeChanges(
             self._epoch, news.seen.members, news.seen.rooms,
-            [_told(rows[n].row) for n in news.members],
-            [g.NodeRoom(n, *_room(rows[n].row)) for n in news.rooms],
+            [_told(row) for row in members],
+            [g.NodeRoom(row.node_id, *_room(row)) for row in others],
             news.complete,
         )  # fmt: skip
+
+    def _tell_charged(self, rows: Iterable[NodeInfo]) -> None:
+        """Rows are told as they are now: of one that the GCS has charged, the next report is news.
+
+        A node that is then as it was before would be known as charged for ever.
+        """
+        for row in rows:
+            room = self._rooms.get(row.node_id)
+            if room and room != _encode(_room(row)):
+                self._rooms[row.node_id] = b""
 
     def _tell(self) -> None:
         """Something changed: raylets that wait are told, in a large cluster not at once."""

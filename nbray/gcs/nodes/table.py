@@ -140,7 +140,7 @@ class NodeTable:
         """All rows, with how long each node has been silent."""
         for node_id, life in self._alive.items():
             life.row.silent_s = self.health.silence_s(node_id)
-        return g.Nodes(self.all())
+        return self._news.listed(self.all())
 
     # --- reports --------------------
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from enum import Enum, auto
 
 from nbray.common.config import Config
 from nbray.common.own_time import OwnTime
@@ -17,6 +18,15 @@ logger = logging.getLogger(__name__)
 _SOONEST_S = 0.1
 _LATE_S = 0.02
 _TIMEOUT_S = 2.0
+_LONGEST_TIMEOUT_S = 10.0
+
+
+class _Outcome(Enum):
+    """What became of a report."""
+
+    HEARD = auto()
+    UNHEARD = auto()  # as far as is known
+    LEAVE = auto()  # this node has to
 
 
 class Reporter:
@@ -24,9 +34,12 @@ class Reporter:
 
     ``grows``: there is an autoscaler, which may start nodes.
 
-    The GCS says with each answer when the next one is due: the more nodes, the later. Only time
-    that this raylet has seen itself counts against a GCS that does not answer; a health check of
-    the GCS is an answer.
+    The GCS says with each answer when the next one is due: the more nodes, the later. So long it
+    may take to answer, too: a report that is given up while it waits for a busy GCS has to be made
+    again, which keeps the GCS busy. A change that was not heard is told again soon.
+
+    Only time that this raylet has seen itself counts against a GCS that does not answer; a health
+    check of the GCS is an answer.
 
     Args:
         gcs: whom it tells.
@@ -58,11 +71,19 @@ class Reporter:
     async def run(self) -> None:
         """Report for ever; returns when this node has to leave."""
         while True:
+            is_change = self._changed.is_set()
+            self._changed.clear()
+            outcome = _Outcome.UNHEARD
             try:
-                if not await self._report():
-                    return
+                outcome = await self._report()
             except Exception:  # of the machine, such as files that cannot be opened
                 logger.exception("A report to the GCS was not made")
+                is_change = False  # it is tried again with the next report, not at once
+            if outcome is _Outcome.LEAVE:
+                return
+            unheard = outcome is _Outcome.UNHEARD
+            if unheard and is_change:
+                self._changed.set()
             reported = time.monotonic()
             while not self._is_due(time.monotonic() - reported):
                 try:
@@ -70,7 +91,10 @@ class Reporter:
                 except Exception:
                     logger.exception("The node was not looked after")
                 await self._wait(reported)
-            self._changed.clear()
+                silence = self._silence_s()  # read often, or much of what passes does not count
+                if unheard and silence > self._config.gcs_rpc_server_reconnect_timeout_s:
+                    logger.error("The GCS did not answer for %.0f s; the node leaves.", silence)
+                    return
 
     def _is_due(self, passed: float) -> bool:
         """Whether the next report is, so long after the last one."""
@@ -91,25 +115,35 @@ class Reporter:
         if soonest > 0:
             await asyncio.sleep(min(look_s, soonest))
 
-    async def _report(self) -> bool:
-        """Make one report; False if this node has to leave."""
+    def _silence_s(self) -> float:
+        """For how long the GCS has not been heard of."""
+        return self._clock.now() - self._heard
+
+    async def _report(self) -> _Outcome:
+        """Make one report."""
+        timeout = min(max(_TIMEOUT_S, self._period_s), _LONGEST_TIMEOUT_S)
+        self._clock.longest_s = max(timeout, self._config.raylet_report_period_s) + _TIMEOUT_S
         try:
-            reply = await self._gcs.call("Report", self._make(), g.Reported, _TIMEOUT_S)
+            reply = await self._gcs.call("Report", self._make(), g.Reported, timeout)
         except RpcError as error:
-            silence = self._clock.now() - self._heard
+            silence = self._silence_s()
             if silence > self._config.gcs_rpc_server_reconnect_timeout_s:
                 logger.error(
                     "The GCS did not answer for %.0f s (%s); the node leaves.", silence, error
                 )
-                return False
-            return True
-        self._heard = self._clock.now()
+                return _Outcome.LEAVE
+            return _Outcome.UNHEARD
+        self.answered(reply)
         if reply.rejected:
             logger.error("The GCS declared this node dead; it leaves.")
-            return False
+            return _Outcome.LEAVE
+        return _Outcome.HEARD
+
+    def answered(self, reply: g.Reported) -> None:
+        """The GCS answered a report, perhaps the first one, which registers the node."""
+        self._heard = self._clock.now()
         self._period_s, self._soonest_s = reply.period_s, reply.soonest_s
         self.grows = self.grows or reply.grows
-        return True
 
     async def ping(self, _request: g.Empty) -> g.Empty:
         """The GCS asks whether this raylet lives, and so shows that it does itself."""
