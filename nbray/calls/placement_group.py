@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from nbray.common.ids import JobID, NodeID, PlacementGroupID
-from nbray.common.resources import fits, from_units, to_units
+from nbray.common.resources import MOST_UNITS, UNIT, fits, from_units, to_units
 from nbray.common.text import check_text
 from nbray.common.timeouts import as_timeout
 from nbray.core_worker.context import current_origin, running
@@ -178,8 +178,11 @@ def placement_group(
         task.actor_id if task is not None else b"", target, current_origin(),
     )  # fmt: skip
     core.groups.create(spec)
-    cache = [{name: float(amount) for name, amount in bundle.items()} for bundle in bundles]
-    return PlacementGroup(group_id, cache)
+    most = MOST_UNITS // UNIT
+    return PlacementGroup(
+        group_id, [{name: float(min(amount, most)) for name, amount in bundle.items()}
+                   for bundle in bundles],
+    )  # fmt: skip
 
 
 def _of_topology(strategy: str | None, topology: Any) -> str:

@@ -14,7 +14,7 @@ from nbray.jobs import keeper
 
 # As below sudo: one of its processes is root's, and it is not itself.
 _AS_NOBODY = f"""
-import contextlib, ctypes, json, os, select, signal, subprocess, sys, time, typing
+import __future__, contextlib, ctypes, json, os, select, signal, subprocess, sys, time, typing
 code = open({keeper.__file__!r}).read()
 print("others", subprocess.Popen(["sleep", "300"], stdout=2).pid, flush=True)
 os.setgid(65534)
