@@ -152,6 +152,8 @@ def start_head(
             if node.dashboard_error:
                 dashboard_log(node.session).write_text(node.dashboard_error + "\n")
             _write_info(node, fate_shared, for_programs)
+            if record is not None:
+                record.is_up()
         except BaseException:
             node.stop(keep_session=resumed)
             raise
@@ -284,6 +286,8 @@ def join(
             meanwhile()
             _raylet_ready(node, raylet)
         _write_info(node, fate_shared, for_programs)
+        if record is not None:
+            record.is_up()
     except BaseException:
         node.stop()
         raise

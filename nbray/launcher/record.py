@@ -20,8 +20,8 @@ _INSTANCE_LABEL = "nbray.io/instance-id"
 
 @dataclass(frozen=True)
 class NodeRecord:
-    """The folder; in it ``session``, a link to the node's, ``python``, what runs it, and
-    ``instance``, what an autoscaler knows the node by.
+    """The folder; in it ``session``, a link to the node's, ``python``, what runs it, ``instance``,
+    what an autoscaler knows the node by, and ``running`` once the node is up.
     """
 
     folder: Path
@@ -41,9 +41,14 @@ class NodeRecord:
     def keep(self, session: Session, labels: Mapping[str, str] | None = None) -> None:
         """A node with those labels begins, in this folder."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.folder / "running").unlink(missing_ok=True)
         (self.folder / "python").write_text(f"{sys.executable}\n")
         (self.folder / "instance").write_text((labels or {}).get(_INSTANCE_LABEL, "") + "\n")
         new = self.folder / ".session"
         new.unlink(missing_ok=True)
         new.symlink_to(session.path)
         new.rename(self.folder / "session")
+
+    def is_up(self) -> None:
+        """The node runs: the folder of a session that comes back says so before that, too."""
+        (self.folder / "running").touch(mode=0o600)

@@ -3,9 +3,9 @@
 The record is a folder of the user on the host, ``~/.nbray/clusters/NAME/HOST``; HOST is in it since
 homes may be shared. In it: ``files``, ``setup``, ``start`` and ``scaling``, hashes that are written
 when a step is done, so that what was interrupted is done again; ``session``, a link to the folder
-of the node, ``python``, and ``instance``, by which an autoscaler knows that node, all three written
-by `nbray start`; ``token``; ``lock`` and ``leader``, whoever works there. On the head also
-``hosts``, and ``starting`` (see `nbray.machines.starting`).
+of the node, ``python``, ``instance``, by which an autoscaler knows that node, and ``running``, all
+four written by `nbray start`; ``token``; ``lock`` and ``leader``, whoever works there. On the head
+also ``hosts``, and ``starting`` (see `nbray.machines.starting`).
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ if [ -L "$R/session" ]; then
   p=$(cat "$R/python") || exit
   NBRAY_NODE_RECORD=$R "$p" -P -c 'from nbray.cli import main; main()' stop </dev/null || exit
 fi
-rm -f "$R/session" "$R/start" "$R/instance"{cancel}{end}
+rm -f "$R/session" "$R/start" "$R/instance" "$R/running"{cancel}{end}
 """
 
 

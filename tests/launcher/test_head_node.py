@@ -29,6 +29,7 @@ from nbray.launcher.client_port import RemoteDrivers
 from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.described import NodeOptions
 from nbray.launcher.local import ClusterOptions, RunningNode, start_head
+from nbray.launcher.record import NodeRecord
 from nbray.testing import processes_of, wait_until
 
 
@@ -246,6 +247,31 @@ def test_of_two_who_bring_a_head_back_at_once_one_is_told_so(session_root: Path)
             driver.connect(back.session.socket_path(CLIENT_SOCKET))
             driver.settimeout(20)
             assert driver.recv(100), "the gateway speaks first"
+    finally:
+        back.stop()
+
+
+def test_a_record_says_that_a_node_is_up_once_it_is_of_one_that_comes_back_too(
+    session_root: Path, tmp_path: Path
+) -> None:
+    record = NodeRecord(tmp_path / "record")
+    seen: list[bool] = []
+
+    def start(session: Path | None = None) -> RunningNode:
+        return start_head(
+            NodeOptions(resources={"CPU": 1}), ClusterOptions(session=session), record=record,
+            meanwhile=lambda: seen.append((record.folder / "running").exists()),
+        )  # fmt: skip
+
+    node = start()
+    for child in reversed(node.children):
+        psutil.Process(child.pid).kill()
+    wait_until(lambda: not processes_of(session_root), "all to have ended")
+    assert (record.folder / "session" / "session.json").exists(), "it says so of the one before"
+    back = start(node.session.path)
+    try:
+        assert seen == [False, False]
+        assert (record.folder / "running").exists()
     finally:
         back.stop()
 

@@ -32,7 +32,8 @@ _DRAIN_S = 60
 _GRACE_S = 90
 _SESSION = "/tmp/nbray/session/session.json"
 _FIRST_PROCESS = "sed 's/.*) //' /proc/1/stat | cut -d ' ' -f 20"  # when it began
-_READY = f"""test -e {_SESSION} && test "$({_FIRST_PROCESS})" = "$(cat /tmp/nbray/container)"
+_READY = f"""test -e /tmp/nbray/running && \\
+test "$({_FIRST_PROCESS})" = "$(cat /tmp/nbray/container)"
 """
 _COMMON = f"""umask 077
 rm -rf /tmp/nbray; mkdir -p /tmp/nbray/s
