@@ -203,7 +203,10 @@ def test_a_worker_s_pod_hands_on_what_only_it_has_before_it_ends(file: File) -> 
             and kube.api.store.pod(lost)["metadata"]["uid"] != uid,
             "another pod", 100,
         )  # fmt: skip
+        said = kube.api.logs[lost]
         kube.inside("mine-head-0", "touch", "/tmp/go")
+        failed = working.exception()
+        assert failed is None, f"{failed}\nThe pod that ended has said:\n{said[-3000:]}"
         assert working.result() == "1800000.0\n"
 
 
