@@ -186,7 +186,7 @@ ROWS: tuple[Row, ...] = (
     Row("sort of 2 GB, GB/s", "sort", "GB/s", times=1.0),
     Row("400 MB read by 200 tasks, tasks per second", "broadcast", times=5.0),
     _seconds("grid search of 60 fits", "grid_search", times=1.0),
-    _seconds("Dask array, product of 4,000 rows", "dask_graphs", times=5.0),
+    _seconds("Dask array, product of 4,000 rows", "dask_graphs", times=1.0),
     _seconds("Dask delayed, 1,000 functions", "dask_graphs", times=5.0),
     _seconds("1,000 simulated nodes joined", "nodes"),
     Row("1,000 simulated nodes, idle, part of a core", "nodes", "", Better.LOWER, None),
