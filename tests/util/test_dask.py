@@ -122,8 +122,9 @@ class RayDaskCallbackThatCounts(RayDaskCallback):
         self.needs += deps.values()
 
 
-def test_an_error_has_its_own_class_and_takes_along_what_waits(tmp_path: Path) -> None:
-    gate, marks = Gate(tmp_path), tmp_path / "marks"
+def twenty_that_wait(folder: Path) -> tuple[Gate, Path, list[Any]]:
+    """Functions that wait at a gate, and leave a mark each behind it."""
+    gate, marks = Gate(folder), folder / "marks"
     marks.mkdir()
 
     @dask.delayed
@@ -132,12 +133,17 @@ def test_an_error_has_its_own_class_and_takes_along_what_waits(tmp_path: Path) -
         (marks / str(i)).touch()
         return i
 
+    return gate, marks, [wait(i) for i in range(20)]
+
+
+def test_an_error_has_its_own_class_and_takes_along_what_waits(tmp_path: Path) -> None:
+    gate, marks, waiting = twenty_that_wait(tmp_path)
+
     @dask.delayed
     def fail_when_they_wait(error: Exception) -> int:
         gate.wait_for(1)
         raise error
 
-    waiting = [wait(i) for i in range(20)]
     with dask.annotate(ray_remote_args={"num_cpus": 0}):
         failing = fail_when_they_wait(KeyError("no such thing"))
     with pytest.raises(KeyError, match="no such thing") as caught:
@@ -149,14 +155,7 @@ def test_an_error_has_its_own_class_and_takes_along_what_waits(tmp_path: Path) -
 
 
 def test_an_interrupt_takes_along_what_waits(tmp_path: Path) -> None:
-    gate, marks = Gate(tmp_path), tmp_path / "marks"
-    marks.mkdir()
-
-    @dask.delayed
-    def wait(i: int) -> int:
-        gate.wait_here()
-        (marks / str(i)).touch()
-        return i
+    gate, marks, waiting = twenty_that_wait(tmp_path)
 
     def interrupt() -> None:
         gate.wait_for(1)
@@ -165,7 +164,7 @@ def test_an_interrupt_takes_along_what_waits(tmp_path: Path) -> None:
     thread = threading.Thread(target=interrupt)
     with pytest.raises(KeyboardInterrupt):
         thread.start()
-        total([wait(i) for i in range(20)]).compute()
+        total(waiting).compute()
     thread.join()
     gate.open()
     assert increment(1).compute() == 2
