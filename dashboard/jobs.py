@@ -25,12 +25,12 @@ from nbray.state.submissions import (
     Submission,
     Submissions,
     all_jobs,
-    driver_of,
+    first_drivers,
     log_name,
     new_submission_id,
     submission_state,
     users_drivers,
-    why_waits,
+    whys_waiting,
 )
 
 from .gate import Authenticator
@@ -73,8 +73,8 @@ class JobsPort:
         why = ""
         if row.state == "PENDING":
             actors = await self.submissions.ask(q.ACTORS)
-            why = why_waits(row.submission_id, actors)
-        return submission_state(row, driver_of(row.submission_id, drivers), why)
+            why = whys_waiting(actors).get(row.submission_id, "")
+        return submission_state(row, first_drivers(drivers).get(row.submission_id), why)
 
     async def submission(self, job_id: str, doing: str) -> Submission:
         """The row of a submitted job.

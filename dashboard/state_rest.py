@@ -66,16 +66,14 @@ class _StateHandler(RequestHandler):
 
     def reply(self, result: Any, message: str = "", status: int = 200) -> None:
         """Answer in Ray's envelope."""
-        self.set_header("Content-Type", "application/json")
-        self.set_header("Cache-Control", "no-store")
         self.set_status(status)
-        self.finish(_envelope(result, message, status == 200))
+        self.reply_text(_envelope(result, message, status == 200))
 
-    async def reply_text(self, text: str) -> None:
-        """Answer by what a thread has put into the envelope."""
+    def reply_text(self, text: str) -> None:
+        """Answer by a result that is in the envelope."""
         self.set_header("Content-Type", "application/json")
         self.set_header("Cache-Control", "no-store")
-        await self.finish(text)
+        self.finish(text)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Say what was wrong."""
@@ -144,7 +142,7 @@ class StateList(_StateHandler):
                 }
             )  # fmt: skip
 
-        await self.reply_text(await _in_thread(text))
+        self.reply_text(await _in_thread(text))
 
 
 class StateSummary(_StateHandler):

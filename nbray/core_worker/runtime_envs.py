@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -164,8 +165,6 @@ class RuntimeEnvs:
         if path.startswith(URI_PREFIX):
             self._use(path, 0)
             return path
-        import tempfile  # few programs send anything
-
         look = Look()
         looks.append(look)
         with tempfile.SpooledTemporaryFile(packaging.PART_BYTES) as package:

@@ -20,9 +20,8 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from nbray.exceptions import AuthenticationError
-from nbray.launcher.found import found_nodes
 from nbray.launcher.token import load_token
-from nbray.state.client import RpcError, find_cluster, find_dashboard
+from nbray.state.client import RpcError, dashboard_here, find_cluster, find_dashboard
 from nbray.state.dashboard import Dashboard
 
 ADDRESS_VARIABLES = (
@@ -166,15 +165,8 @@ def find_server(
             f"{address!r} is no address of a dashboard: that is http://HOST:8265, or HOST:PORT of "
             "a GCS."
         )
-    for node in found_nodes():
-        if not node.processes or not node.dashboard:
-            continue
-        own = Dashboard(
-            node.dashboard, node.session.path.name, node.session.token,
-            session=node.session.path,
-        )  # fmt: skip
-        if own.base == str(address).rstrip("/"):
-            return Server(own.base, shown, own, check)
+    if (here := dashboard_here(str(address))) is not None:
+        return Server(here[1].base, shown, here[1], check)
     if not any(name.lower() in ("authorization", "x-ray-authorization") for name in shown):
         with suppress(FileNotFoundError, UnicodeDecodeError):  # the dashboard says what it wants
             shown["Authorization"] = f"Bearer {load_token(create=False).decode()}"

@@ -96,7 +96,9 @@ class JobManager:
                 unseen.discard(row.submission_id)
                 self._see(row)
             # Of one that was stopped and deleted between two looks, this alone is heard.
-            gone, unseen = {*news.gone, *unseen} if not news.more else set(news.gone), set()
+            gone = set(news.gone)
+            if not news.more:
+                gone, unseen = gone | unseen, set()
             for submission_id in gone:
                 self._see_end(submission_id)
             if not begun:

@@ -151,9 +151,7 @@ def start_head(
             _raylet_ready(node, raylet)
             if node.dashboard_error:
                 dashboard_log(node.session).write_text(node.dashboard_error + "\n")
-            _write_info(node, fate_shared, for_programs)
-            if record is not None:
-                record.is_up()
+            _write_info(node, fate_shared, for_programs, record)
         except BaseException:
             node.stop(keep_session=resumed)
             raise
@@ -285,9 +283,7 @@ def join(
             )
             meanwhile()
             _raylet_ready(node, raylet)
-        _write_info(node, fate_shared, for_programs)
-        if record is not None:
-            record.is_up()
+        _write_info(node, fate_shared, for_programs, record)
     except BaseException:
         node.stop()
         raise
@@ -416,8 +412,10 @@ def _identity_being_made(session: Session) -> Iterator[None]:
         making.wait()
 
 
-def _write_info(node: RunningNode, fate_shared: bool, for_programs: bool | None) -> None:
-    """What others find in the session folder; the raylet's pid comes after the GCS's."""
+def _write_info(
+    node: RunningNode, fate_shared: bool, for_programs: bool | None, record: NodeRecord | None
+) -> None:
+    """Say that the node is up, and what others find in its folder: the GCS's pid, then the raylet's."""
     pids = [child.pid for child in node.children]
     node.session.write_info(
         {
@@ -434,3 +432,5 @@ def _write_info(node: RunningNode, fate_shared: bool, for_programs: bool | None)
             "client_server": node.client_server,
         }
     )
+    if record is not None:
+        record.is_up()

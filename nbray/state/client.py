@@ -149,10 +149,11 @@ def find_cluster(address: str | None) -> tuple[str, bytes]:
         ConnectionError: none runs here, or that is no address. FileNotFoundError: there is no
             token for ``address``.
     """
+    is_web = address is not None and address.startswith(("http://", "https://"))
+    if is_web and (there := dashboard_here(str(address))) is not None:
+        address = there[0].gcs_address
     for node in found_nodes():
-        if node.processes and (
-            address in (None, node.gcs_address) or _has_dashboard(node, address)
-        ):
+        if node.processes and address in (None, node.gcs_address):
             read_identity(node.session)
             _near[node.gcs_address] = node.session.calls_path(GCS)
             return node.gcs_address, node.session.token
@@ -161,7 +162,6 @@ def find_cluster(address: str | None) -> tuple[str, bytes]:
     try:
         split(address)
     except ValueError as error:
-        is_web = address.startswith(("http://", "https://"))
         raise ConnectionError(
             f"No cluster of this machine has a dashboard at {address}: give HOST:PORT of the head "
             "node, as HOST:6379."
@@ -173,10 +173,14 @@ def find_cluster(address: str | None) -> tuple[str, bytes]:
     return address, token
 
 
-def _has_dashboard(node: FoundNode, url: str | None) -> bool:
-    if not url or not node.dashboard or not url.startswith(("http://", "https://")):
-        return False
-    cluster, token = node.session.path.name, node.session.token
-    return Dashboard(node.dashboard, cluster, token, session=node.session.path).base == url.rstrip(
-        "/"
-    )
+def dashboard_here(url: str) -> tuple[FoundNode, Dashboard] | None:
+    """The node of this machine whose dashboard is at ``url``, and that as a member knows it."""
+    for node in found_nodes():
+        if node.processes and node.dashboard:
+            session = node.session
+            own = Dashboard(
+                node.dashboard, session.path.name, session.token, session=session.path
+            )  # fmt: skip
+            if own.base == url.rstrip("/"):
+                return node, own
+    return None

@@ -19,9 +19,9 @@ from nbray.wire.grpc_service import GrpcClient
 from nbray.wire.submission_messages import Submission
 
 __all__ = [
-    "ENDED", "LIVE", "OWN_NAMESPACE", "ROWS", "Submission", "Submissions", "all_jobs", "driver_of",
-    "joined_by_themselves", "log_name", "new_submission_id", "submission_state", "supervised_by",
-    "supervisor_name", "users_drivers", "why_waits",
+    "ENDED", "LIVE", "OWN_NAMESPACE", "ROWS", "Submission", "Submissions", "all_jobs",
+    "first_drivers", "joined_by_themselves", "log_name", "new_submission_id", "submission_state",
+    "supervised_by", "supervisor_name", "users_drivers", "whys_waiting",
 ]  # fmt: skip
 
 LIVE = ("PENDING", "RUNNING", "STOPPING")
@@ -167,15 +167,7 @@ def all_jobs(
 ) -> list[r.JobState]:
     """The submitted jobs, the newest first, and the drivers of users that joined by themselves."""
     known = users_drivers(drivers)
-    # By name, since each may be thousands: a look at every pair takes seconds.
-    first: dict[str, r.JobState] = {}
-    for job in known:
-        if name := (job.metadata or {}).get("job_submission_id"):
-            first.setdefault(name, job)
-    whys: dict[str, str] = {}
-    for actor in actors:
-        if actor.pending_reason and (name := supervised_by(actor.name or "")):
-            whys.setdefault(name, actor.pending_reason)
+    first, whys = first_drivers(known), whys_waiting(actors)
     found = [
         submission_state(row, first.get(row.submission_id), whys.get(row.submission_id, ""))
         for row in sorted(rows, key=lambda row: -row.submitted)
@@ -183,12 +175,13 @@ def all_jobs(
     return found + joined_by_themselves(known)
 
 
-def driver_of(submission_id: str, jobs: Iterable[r.JobState]) -> r.JobState | None:
-    """The first driver of a submitted job."""
+def first_drivers(jobs: Iterable[r.JobState]) -> dict[str, r.JobState]:
+    """The first driver of each submitted job."""
+    found: dict[str, r.JobState] = {}
     for job in jobs:
-        if job.metadata and job.metadata.get("job_submission_id") == submission_id:
-            return job
-    return None
+        if name := (job.metadata or {}).get("job_submission_id"):
+            found.setdefault(name, job)
+    return found
 
 
 def submission_state(row: Submission, driver: r.JobState | None, why: str = "") -> r.JobState:
@@ -232,10 +225,10 @@ def users_drivers(jobs: Iterable[r.JobState]) -> list[r.JobState]:
     return [job for job in jobs if job.namespace != OWN_NAMESPACE]
 
 
-def why_waits(submission_id: str, actors: Iterable[r.ActorState]) -> str:
-    """Why the supervisor of a job has not come up."""
-    name = supervisor_name(submission_id)
+def whys_waiting(actors: Iterable[r.ActorState]) -> dict[str, str]:
+    """Why the supervisors of jobs have not come up, of those that have not."""
+    found: dict[str, str] = {}
     for actor in actors:
-        if actor.name == name and actor.pending_reason:
-            return actor.pending_reason
-    return ""
+        if actor.pending_reason and (name := supervised_by(actor.name or "")):
+            found.setdefault(name, actor.pending_reason)
+    return found

@@ -41,16 +41,21 @@ def reporter(gcs: Gcs, config: Config, changed: asyncio.Event) -> Reporter:
     )  # fmt: skip
 
 
+async def heard_and_told_a_change(gcs: Gcs, changed: asyncio.Event) -> None:
+    """Until the first report was heard, and one of a change after it."""
+    async with asyncio.timeout(30):
+        await gcs.heard.wait()
+        gcs.heard.clear()
+        changed.set()
+        await gcs.heard.wait()
+
+
 def test_a_change_that_was_not_heard_is_told_again_before_a_period_is_over() -> None:
     async def check() -> None:
         gcs = Gcs(lambda number: number not in (2, 3), period_s=3600.0)
         changed = asyncio.Event()
         running = asyncio.create_task(reporter(gcs, Config(), changed).run())
-        async with asyncio.timeout(30):
-            await gcs.heard.wait()
-            gcs.heard.clear()
-            changed.set()
-            await gcs.heard.wait()
+        await heard_and_told_a_change(gcs, changed)
         assert len(gcs.timeouts) == 4
         running.cancel()
 
@@ -62,11 +67,7 @@ def test_a_gcs_of_many_nodes_has_as_long_to_answer_as_it_has_them_wait() -> None
         for period_s, allowed_s in ((0.5, 2.0), (6.5, 6.5), (3600.0, 10.0)):
             gcs, changed = Gcs(lambda number: True, period_s), asyncio.Event()
             running = asyncio.create_task(reporter(gcs, Config(), changed).run())
-            async with asyncio.timeout(30):
-                await gcs.heard.wait()
-                gcs.heard.clear()
-                changed.set()
-                await gcs.heard.wait()
+            await heard_and_told_a_change(gcs, changed)
             running.cancel()
             assert gcs.timeouts == [2.0, allowed_s]
             joined = reporter(gcs, Config(), changed)

@@ -89,6 +89,11 @@ def test_keys_are_given_as_they_are_nested_and_what_none_needs_does_not_run(
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("key", ["", "half \ud800", "two\nlines", "x" * 5000, 2**70])
+def test_keys_may_be_odd(key: Any) -> None:
+    assert ray_dask_get({key: (abs, -1), ("of", key): (abs, key)}, [("of", key)]) == (1,)
+
+
 def test_what_is_persisted_stays_in_the_store_until_its_collection_goes() -> None:
     numbers = da.ones((4, 300_000), chunks=(1, 300_000))
     kept = (numbers + 1).persist()

@@ -56,10 +56,9 @@ def _not_in_time(entries: Sequence[ObjectEntry], timeout: float | None) -> GetTi
 
 def _in_a_coroutine(error: StopIteration) -> RuntimeError:
     """What becomes of StopIteration in a coroutine, as Python has it (PEP 479)."""
-    try:
-        raise RuntimeError(f"coroutine raised {type(error).__name__}") from error
-    except RuntimeError as raised:
-        return raised.with_traceback(None)
+    raised = RuntimeError(f"coroutine raised {type(error).__name__}")
+    raised.__cause__ = error
+    return raised
 
 
 class Peeks(Protocol):

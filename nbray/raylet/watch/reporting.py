@@ -91,9 +91,8 @@ class Reporter:
                 except Exception:
                     logger.exception("The node was not looked after")
                 await self._wait(reported)
-                silence = self._silence_s()  # read often, or much of what passes does not count
-                if unheard and silence > self._config.gcs_rpc_server_reconnect_timeout_s:
-                    logger.error("The GCS did not answer for %.0f s; the node leaves.", silence)
+                self._clock.now()  # read often, or much of what passes does not count
+                if unheard and self._gives_up():
                     return
 
     def _is_due(self, passed: float) -> bool:
@@ -115,9 +114,13 @@ class Reporter:
         if soonest > 0:
             await asyncio.sleep(min(look_s, soonest))
 
-    def _silence_s(self) -> float:
-        """For how long the GCS has not been heard of."""
-        return self._clock.now() - self._heard
+    def _gives_up(self, why: str = "") -> bool:
+        """Whether the GCS has not been heard of for so long that the node leaves."""
+        silence = self._clock.now() - self._heard
+        if silence <= self._config.gcs_rpc_server_reconnect_timeout_s:
+            return False
+        logger.error("The GCS did not answer for %.0f s%s; the node leaves.", silence, why)
+        return True
 
     async def _report(self) -> _Outcome:
         """Make one report."""
@@ -126,13 +129,7 @@ class Reporter:
         try:
             reply = await self._gcs.call("Report", self._make(), g.Reported, timeout)
         except RpcError as error:
-            silence = self._silence_s()
-            if silence > self._config.gcs_rpc_server_reconnect_timeout_s:
-                logger.error(
-                    "The GCS did not answer for %.0f s (%s); the node leaves.", silence, error
-                )
-                return _Outcome.LEAVE
-            return _Outcome.UNHEARD
+            return _Outcome.LEAVE if self._gives_up(f" ({error})") else _Outcome.UNHEARD
         self.answered(reply)
         if reply.rejected:
             logger.error("The GCS declared this node dead; it leaves.")

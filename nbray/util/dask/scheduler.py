@@ -23,12 +23,14 @@ from dask.sizeof import sizeof
 from dask.utils import key_split
 
 from nbray.calls.api import cancel, get, put, remote, wait
+from nbray.common.text import as_name
 from nbray.object_ref import ObjectRef
 from nbray.util.dask.callbacks import RayCallbacks, local_ray_callbacks, unpack_ray_callbacks
 
 _LARGE = 100_000
 _LEAST_WAIT_S = 0.1
 _LOOKS = 20
+_NO_OPTIONS: dict[str, Any] = {}
 _RESOURCES = (
     'Use ray_remote_args={"resources": {...}} instead of resources={...}: in dask.annotate() and '
     "in compute() they are options of a remote function."
@@ -247,12 +249,12 @@ class _Options:
 
     def function_of(self, key: Any) -> Any:
         """The remote function for a task; those of one kind have one name and are one."""
-        own = self._own.get(key, {})
-        name = f"dask:{key_split(key)}"
-        function = self._functions.get((name, id(own) if own else 0))
+        own = self._own.get(key, _NO_OPTIONS)
+        kind = as_name(f"dask:{key_split(key)}"), id(own)
+        function = self._functions.get(kind)
         if function is None:
-            function = _run.options(**{"name": name, **self._common, **own, "num_returns": 2})
-            self._functions[name, id(own) if own else 0] = function
+            function = _run.options(**{"name": kind[0], **self._common, **own, "num_returns": 2})
+            self._functions[kind] = function
         return function
 
 
