@@ -415,7 +415,7 @@ def _identity_being_made(session: Session) -> Iterator[None]:
 def _write_info(
     node: RunningNode, fate_shared: bool, for_programs: bool | None, record: NodeRecord | None
 ) -> None:
-    """Say that the node is up, and what others find in its folder: the GCS's pid, then the raylet's."""
+    """Say that the node is up. In its folder the raylet's pid comes after the GCS's."""
     pids = [child.pid for child in node.children]
     node.session.write_info(
         {
