@@ -22,6 +22,7 @@ from pathlib import Path  # noqa: E402
 
 from nbray.common.command_line import show_command_line  # noqa: E402
 from nbray.common.giving_back import give_memory_back  # noqa: E402
+from nbray.common.process import ignore_blocked_notices  # noqa: E402
 from nbray.common.session import Session  # noqa: E402
 from nbray.gcs import __main__ as gcs  # noqa: E402
 from nbray.raylet import __main__ as raylet  # noqa: E402
@@ -69,6 +70,7 @@ def _fork_template(session: Session) -> list[str]:
 
 def main() -> None:
     """Fork a template, and a GCS, which tells its pid, and be the raylet."""
+    ignore_blocked_notices()
     _raylet, session, host, port, ready, told, log, *others = sys.argv[1:]
     gc.collect()
     gc.freeze()

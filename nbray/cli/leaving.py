@@ -1,7 +1,8 @@
 """How a node leaves that a command holds: drained when the job is about to end, or by others.
 
 Slurm tells a job some time before its walltime, if it is asked to (``--signal=USR1@120``): to all
-its processes, so those of the node ignore it, and the command that holds the node drains it.
+its processes, so those of the node ignore it, and the command that holds the node drains it. One
+that comes while the node starts waits until the command can.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+from nbray.common.process import NOTICES
 from nbray.common.session import GCS
 from nbray.launcher.local import RunningNode
 from nbray.state import queries
@@ -19,22 +21,19 @@ from nbray.wire.credentials import read_identity
 from nbray.wire.grpc_service import GrpcClient, RpcError
 from nbray.wire.scaling_messages import Drained, DrainNode
 
-NOTICES = (signal.SIGUSR1, signal.SIGUSR2)
-"""What Slurm sends to say that a job is about to end, as its user chose."""
-
 _ASK_S = 10.0
 _DRAINED = "drained: "
 
 
 @contextmanager
-def children_ignore_notices() -> Iterator[None]:
-    """What is started meanwhile ignores the signals of notices, by which it would end."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in NOTICES}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def notices_wait() -> Iterator[None]:
+    """Notices that come meanwhile are delivered after it; the node that is started ignores them.
+
+    They stay blocked if that fails: the process would end by one before it has said why.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, NOTICES)
+    yield  # the node's processes see that they are blocked: see `ignore_blocked_notices`
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, NOTICES)
 
 
 def drain(node: RunningNode, number: int) -> str:

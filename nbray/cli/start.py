@@ -38,12 +38,13 @@ def start(head: bool, block: bool, keep_session: bool, **options: Any) -> None:
     if not block:
         _tell(start_node(_record(), head=head, block=block, **options), head, block)
         return
-    from nbray.cli.staying import children_ignore_notices, stay  # it speaks to the cluster
+    from nbray.cli.staying import hear_signals, notices_wait, stay  # it speaks to the cluster
 
-    with children_ignore_notices():
+    with notices_wait():
         node = start_node(_record(), head=head, block=block, **options)
+        heard = hear_signals()
     _tell(node, head, block)
-    stay(node, keep_session)
+    stay(node, keep_session, heard)
 
 
 def start_node(

@@ -4,36 +4,48 @@ from __future__ import annotations
 
 import signal
 import threading
+from dataclasses import dataclass, field
 from types import FrameType
 
 import psutil
 
-from nbray.cli.leaving import NOTICES, drain, was_drained
-from nbray.cli.leaving import children_ignore_notices as children_ignore_notices
+from nbray.cli.leaving import drain, was_drained
+from nbray.cli.leaving import notices_wait as notices_wait
 from nbray.cli.terminal import CliError, say
+from nbray.common.process import NOTICES
 from nbray.launcher.local import RunningNode
 
 
-def stay(node: RunningNode, keep_session: bool) -> None:
+@dataclass
+class Heard:
+    """The signals that have come: one to leave, and notices."""
+
+    leave: threading.Event = field(default_factory=threading.Event)
+    notices: list[int] = field(default_factory=list)
+
+    def handle(self, number: int, _frame: FrameType | None) -> None:
+        """What a signal does."""
+        if number in NOTICES:
+            self.notices.append(number)
+        else:
+            self.leave.set()
+
+
+def hear_signals() -> Heard:
+    """From now on signals are noted, and end nothing."""
+    heard = Heard()
+    for number in (signal.SIGINT, signal.SIGTERM, *NOTICES):
+        signal.signal(number, heard.handle)
+    return heard
+
+
+def stay(node: RunningNode, keep_session: bool, heard: Heard) -> None:
     """Until SIGINT or SIGTERM, or until the raylet ends; it brings a GCS back itself."""
-    left = threading.Event()
-    notices: list[int] = []
-
-    def leave(_number: int, _frame: FrameType | None) -> None:
-        left.set()
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        notices.append(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, leave)
-    for number in NOTICES:
-        signal.signal(number, note)
     raylet = psutil.Process(node.children[-1].pid)
-    while not left.wait(0.2):
-        if notices:
-            say(drain(node, notices.pop()))
-            notices.clear()
+    while not heard.leave.wait(0.2):
+        if heard.notices:
+            say(drain(node, heard.notices.pop()))
+            heard.notices.clear()
         if raylet.status() == psutil.STATUS_ZOMBIE:
             _tell_end(node, raylet.pid, keep_session)
             return

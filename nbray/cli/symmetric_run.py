@@ -28,7 +28,7 @@ import psutil
 from click.exceptions import Exit
 
 from nbray.cli.declared import declared_options
-from nbray.cli.leaving import NOTICES, children_ignore_notices, drain, was_drained
+from nbray.cli.leaving import drain, notices_wait, was_drained
 from nbray.cli.start import start_node
 from nbray.cli.terminal import CliError, say
 from nbray.common.addresses import (
@@ -39,6 +39,7 @@ from nbray.common.addresses import (
     own_address,
     split,
 )
+from nbray.common.process import NOTICES
 from nbray.common.session import GCS
 from nbray.launcher.local import RunningNode
 from nbray.options.option import Scope
@@ -210,8 +211,10 @@ class _Signals:
 
 
 def _notice(number: int, passed_on: bool) -> str:
-    heard = "it was passed on to the command" if passed_on else "the command does not listen to it"
-    return f"{signal.Signals(number).name}: the job is about to end; {heard}."
+    name = signal.Signals(number).name
+    if passed_on:
+        return f"{name}: the job is about to end; it was passed on to the command."
+    return f"{name}: the job is about to end; the command does not listen to it so far."
 
 
 def _comes_from_terminal() -> bool:
@@ -235,7 +238,7 @@ def _start(
     options: dict[str, Any], *, host: str | None, port: int = 0, address: str | None = None
 ) -> RunningNode:
     """A head, or a node that joins the cluster at ``address``; it ends with this process."""
-    with children_ignore_notices():
+    with notices_wait():
         return start_node(
             None, head=address is None, address=address, node_ip_address=host, port=port,
             interface=None, block=True, session=None, autoscaling_config=None,
@@ -316,11 +319,19 @@ class _Head:
         if signals.end.is_set():  # it came in between
             process.send_signal(signals.ended_by)
         code = None
+        unheard: set[int] = set()
         while code is None:
             with suppress(subprocess.TimeoutExpired):
                 code = process.wait(_LOOK_S)
             while signals.notices:
-                say(_notice(*signals.notices.pop(0)), err=True)
+                number, passed_on = signals.notices.pop(0)
+                say(_notice(number, passed_on), err=True)
+                if not passed_on:
+                    unheard.add(number)
+            for number in [number for number in unheard if _catches(process.pid, number)]:
+                unheard.remove(number)
+                process.send_signal(number)
+                say(_notice(number, passed_on=True), err=True)
         return code if code >= 0 else 128 - code
 
 

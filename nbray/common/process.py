@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+NOTICES = (signal.SIGUSR1, signal.SIGUSR2)
+"""What Slurm sends to say that a job is about to end, as its user chose."""
+
 _FILES = 1 << 16
 _TOLD_S = 30.0
 _LOOK_S = 0.05
@@ -327,6 +330,18 @@ def environment() -> dict[str, str]:
     if entries:
         variables["PYTHONPATH"] = os.pathsep.join(entries)
     return variables
+
+
+def ignore_blocked_notices() -> None:
+    """Ignore the notices that the starter of this process has blocked.
+
+    Unlike one that ignores them, it hears of them later itself, and this process is safe from
+    its first moment on.
+    """
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(NOTICES)
+    for number in blocked:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
 
 
 def allow_many_files() -> None:

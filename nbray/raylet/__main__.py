@@ -22,6 +22,7 @@ from nbray.common.process import (
     allow_many_files,
     end_fork,
     give_large_blocks_back,
+    ignore_blocked_notices,
     leave,
     leave_in_time,
     report_ready,
@@ -255,6 +256,7 @@ def _spill_folder(args: argparse.Namespace, session: Session) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a raylet until SIGTERM, the end of its parent, or the loss of the GCS."""
+    ignore_blocked_notices()
     parser = argparse.ArgumentParser(fromfile_prefix_chars="@")  # see nbray.launcher.local
     parser.add_argument("--session-dir", required=True)
     parser.add_argument("--node-ip", default="127.0.0.1")

@@ -57,16 +57,11 @@ def test_cells_that_go_beyond_are_seen_and_stay_in_the_saved_notebook(
     page.run(8)
     page.shows(8, "%nbray debug looks into it")
     page.start(9)
-    prompt = page.output(9).locator("input")
-    prompt.wait_for(timeout=60_000)
-    prompt.fill("row")
-    prompt.press("Enter")
+    page.answer(9, "row")
     page.shows(9, "'rate': 0")
     page.cell(9).scroll_into_view_if_needed()
     page.picture("debug")
-    last = page.output(9).locator("input").last
-    last.fill("q")
-    last.press("Enter")
+    page.answer(9, "q")
     page.ended(9)
     page.cell(9).locator(".cm-content").click()  # the keys go to the page again
     saved = page.saved()

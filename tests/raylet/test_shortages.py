@@ -42,6 +42,11 @@ def log_has(text: str) -> bool:
     return text in session.log_path("raylet.log").read_text()
 
 
+def are_being_started(least: int = 1) -> bool:
+    reasons = [row.pending_reason or "" for row in list_actors()]
+    return sum("being started" in reason for reason in reasons) >= least
+
+
 @nbray.remote(num_cpus=0)
 class Pid:
     def get(self) -> int:
@@ -75,14 +80,46 @@ def test_who_waits_for_a_template_that_was_killed_meanwhile_gets_a_worker(cluste
     stand_still(template.pid)
     actors = [Pid.remote() for _ in range(6)]  # more than there are workers for
     answers = [actor.get.remote() for actor in actors]
-    wait_until(
-        lambda: any("being started" in (row.pending_reason or "") for row in list_actors()),
-        "one of them to wait for a worker",
-    )
+    wait_until(are_being_started, "one of them to wait for a worker")
     with no_file_left(raylet.pid):
         template.kill()
         wait_until(lambda: log_has("template.log is not read"), "its end to be heard")
     assert len(set(nbray.get(answers, timeout=60))) == 6
+
+
+def test_workers_whose_template_was_killed_before_they_could_be_watched_are_not_waited_for(
+    cluster: Path,
+) -> None:
+    raylet = raylet_here()
+    template = template_of(raylet)
+    stand_still(template.pid)
+    actors = [Pid.remote() for _ in range(32)]
+    wait_until(lambda: are_being_started(24), "most of them to wait for workers")
+    with no_file_left(raylet.pid):
+        template.resume()
+        wait_until(lambda: log_has("is not watched yet"), "some to be forked")
+        template.kill()
+        wait_until(lambda: log_has("template.log is not read"), "its end to be heard")
+    answers = [actor.get.remote() for actor in actors]
+    assert len(set(nbray.get(answers, timeout=60))) == 32
+
+
+def test_a_worker_of_which_only_its_template_knew_is_watched_when_that_is_killed(
+    cluster: Path,
+) -> None:
+    @nbray.remote(num_cpus=0, max_restarts=1, max_task_retries=1)
+    class Actor:
+        def pid(self) -> int:
+            return os.getpid()
+
+    raylet = raylet_here()
+    actors = [Actor.remote() for _ in range(6)]
+    pids = nbray.get([actor.pid.remote() for actor in actors], timeout=60)
+    with no_file_left(raylet.pid):
+        template_of(raylet).kill()
+        wait_until(lambda: log_has("template.log is not read"), "its end to be heard")
+        os.kill(pids[0], signal.SIGKILL)
+    assert nbray.get(actors[0].pid.remote(), timeout=60) != pids[0]
 
 
 def test_a_gcs_that_was_killed_meanwhile_comes_back(cluster: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from support.commands import command
+from support.commands import command, start_command
 from support.ports import free_port
 from support.slurm import Slurm
 
@@ -42,6 +42,14 @@ sys.exit(7)
 """
 
 
+def read_until(running: subprocess.Popen[str], text: str) -> None:
+    assert running.stdout is not None
+    lines = [""]
+    while text not in lines[-1]:
+        lines.append(running.stdout.readline())
+        assert lines[-1], f"{text!r} is not in what it said: {lines}"
+
+
 @pytest.fixture
 def program(tmp_path: Path) -> str:
     path = tmp_path / "program.py"
@@ -60,14 +68,51 @@ def test_on_one_machine_the_command_runs_and_its_exit_code_comes_back(
     assert not processes_of(home)
 
 
+def notice_while_it_starts(process: subprocess.Popen[str], home: Path) -> None:
+    """SIGUSR1 for it and for all that it has started, as Slurm sends it."""
+
+    def starts() -> bool:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        blocked = next(line.split()[1] for line in status.splitlines() if line[:7] == "SigBlk:")
+        started = {other.pid for other in processes_of(home)} - {process.pid}
+        return bool(int(blocked, 16) >> (signal.SIGUSR1 - 1) & 1 and started)
+
+    wait_until(starts, "its node to start")
+    for pid in {process.pid, *(other.pid for other in processes_of(home))}:
+        os.kill(pid, signal.SIGUSR1)
+
+
+def test_a_notice_while_the_node_starts_reaches_the_command_as_soon_as_it_listens(
+    home: Path, program: str
+) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    running = start_command("symmetric-run", "--address", address, *SMALL, "--num-cpus=1", "--",
+                            sys.executable, program, "alone", "wait")  # fmt: skip
+    notice_while_it_starts(running, home)
+    said, told = running.communicate(timeout=60)
+    assert running.returncode == 7, told
+    assert "heard 1\n" in said
+    assert "SIGUSR1: the job is about to end; the command does not listen to it so far." in told
+    assert "SIGUSR1: the job is about to end; it was passed on to the command." in told
+    assert not processes_of(home)
+
+
+def test_a_notice_while_a_node_starts_is_heard_by_the_command_that_stays_with_it(
+    home: Path,
+) -> None:
+    running = start_command("start", "--head", "--block", *SMALL)
+    notice_while_it_starts(running, home)
+    read_until(running, "SIGUSR1: the job is about to end")
+    running.terminate()
+    assert running.wait(30) == 0
+    assert not processes_of(home)
+
+
 def test_an_end_while_it_waits_for_others_leaves_nothing(home: Path) -> None:
-    program = "import sys; sys.argv[0] = 'nbray'; from nbray.cli import main; main()"
     address = f"{own_address('192.0.2.1:9')}:{free_port()}"
-    waiting = subprocess.Popen(
-        [sys.executable, "-c", program, "symmetric-run", "--address", address, "--min-nodes=2",
-         *SMALL, "--", "true"],
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    waiting = start_command(
+        "symmetric-run", "--address", address, "--min-nodes=2", *SMALL, "--", "true"
+    )
     assert waiting.stderr is not None
     assert waiting.stderr.readline() == "1 of 2 nodes are there.\n"
     waiting.terminate()
@@ -182,11 +227,9 @@ def test_two_tasks_on_a_host_are_two_nodes(slurm: Slurm, home: Path, program: st
 def test_a_notice_before_the_end_reaches_the_command_and_no_node_ends_by_it(
     slurm: Slurm, home: Path, program: str
 ) -> None:
-    running = slurm.start(*SRUN, "--signal=USR1@60", "--time=2", *RUN, "--", "python", program,
+    running = slurm.start(*SRUN, "--signal=USR1@60", "--time=10", *RUN, "--", "python", program,
                           "wait")  # fmt: skip
-    assert running.stdout is not None
-    lines = iter(running.stdout.readline, "")
-    assert any("ran on sn1 sn2" in line for line in lines)
+    read_until(running, "ran on sn1 sn2")
     job = slurm.jobs()[0].split()[0]
     slurm.run("scancel", "--signal=USR1", job)
     rest = running.communicate(timeout=60)[0]
@@ -198,8 +241,7 @@ def test_a_notice_before_the_end_reaches_the_command_and_no_node_ends_by_it(
 @pytest.mark.slow
 def test_a_cancelled_job_leaves_nothing(slurm: Slurm, home: Path, program: str) -> None:
     running = slurm.start(*SRUN, *RUN, "--", "python", program, "wait")
-    assert running.stdout is not None
-    assert any("ran on sn1 sn2" in line for line in iter(running.stdout.readline, ""))
+    read_until(running, "ran on sn1 sn2")
     slurm.run("scancel", slurm.jobs()[0].split()[0])
     running.communicate(timeout=60)
     wait_until(lambda: not processes_of(home), "the end of both nodes")

@@ -14,7 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,26 @@ class Page:
     def ended(self, number: int, timeout_s: float = 60.0) -> None:
         """Wait until a cell has its number."""
         prompt = self.cell(number).locator(".jp-InputPrompt")
-        playwright.expect(prompt).to_have_text(re.compile(r"\[\d+\]:"), timeout=timeout_s * 1000)
+        try:
+            playwright.expect(prompt).to_have_text(
+                re.compile(r"\[\d+\]:"), timeout=timeout_s * 1000
+            )
+        except AssertionError as error:
+            seen = self.cell(number).inner_text()
+            raise AssertionError(f"Cell {number} did not end, and shows:\n{seen}") from error
+
+    def answer(self, number: int, line: str, timeout_s: float = 60.0) -> None:
+        """Type a line where a cell that runs asks for one."""
+        field = self.output(number).locator("input").last
+        field.wait_for(timeout=timeout_s * 1000)
+        asked = field.element_handle()
+        for _attempt in range(5):  # a key that comes while the page still settles is lost
+            asked.fill(line)
+            asked.press("Enter")
+            with suppress(playwright.TimeoutError):
+                asked.wait_for_element_state("hidden", timeout=5_000)
+                return
+        raise AssertionError(f"cell {number} did not take {line!r}")
 
     def shows(self, number: int, text: str | re.Pattern[str], timeout_s: float = 30.0) -> None:
         playwright.expect(self.output(number)).to_contain_text(text, timeout=timeout_s * 1000)
@@ -170,7 +189,11 @@ def end_with_children(server: subprocess.Popen[bytes]) -> None:
     """End a server, and what it has started and left."""
     children = psutil.Process(server.pid).children(recursive=True)
     server.terminate()
-    server.wait(30)
+    try:
+        server.wait(30)
+    except subprocess.TimeoutExpired:  # as where a kernel was being started at that moment
+        server.kill()
+        server.wait()
     for child in children:
         if child.is_running():
             child.kill()

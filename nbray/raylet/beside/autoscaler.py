@@ -11,7 +11,6 @@ import logging
 import time
 
 from nbray.common.config import Config
-from nbray.common.pids import start_time
 from nbray.common.process import Child, ProcessStartError, spawn
 from nbray.common.session import Session
 from nbray.raylet.beside.endings import Pause, end_of
@@ -40,7 +39,7 @@ class AutoscalerSupervisor:
             child, lived_s = await self._start(), 0.0
             if child is not None:
                 ready_at = time.monotonic()
-                await end_of(child.pid, start_time(child.pid))
+                await end_of(child.pid)
                 lived_s = time.monotonic() - ready_at
                 logger.warning("The autoscaler has ended; it is started again.")
                 await self._clear_away(child)

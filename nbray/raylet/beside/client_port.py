@@ -12,7 +12,6 @@ import logging
 from collections.abc import Sequence
 
 from nbray.common.config import Config
-from nbray.common.pids import start_time
 from nbray.common.process import Child, ProcessStartError, spawn
 from nbray.common.session import Session
 from nbray.raylet.beside.endings import end_of
@@ -36,11 +35,10 @@ class ClientPort:
         while True:
             await self._somebody_comes()
             child = self._child = self._spawn()
-            started = start_time(child.pid)
             try:
                 await asyncio.to_thread(child.wait_ready, self._config.start_timeout_s)
                 logger.info("A driver comes from afar; its gateway is pid %d.", child.pid)
-                await end_of(child.pid, started)
+                await end_of(child.pid)
             except ProcessStartError as error:
                 logger.error("The gateway of remote drivers did not start: %s", error)
             await asyncio.to_thread(child.terminate)

@@ -14,7 +14,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from nbray.common.pids import start_time
 from nbray.common.process import Child, spawn
 from nbray.common.session import Session
 from nbray.raylet.beside.endings import Pause, end_of
@@ -69,7 +68,7 @@ class DashboardSupervisor:
             child = self._child = self._start()
             await self._note(before, child.pid)
             before = child.pid
-            await end_of(child.pid, start_time(child.pid))
+            await end_of(child.pid)
             await asyncio.to_thread(child.terminate)  # it has ended, and is reaped
             self._child = None
             await pause.after(time.monotonic() - began)
@@ -90,8 +89,8 @@ class DashboardSupervisor:
             try:
                 self._session.note_pid(before, pid)
                 return
-            except (FileNotFoundError, ValueError):
-                await asyncio.sleep(_LOOK_S)  # the node is starting
+            except (OSError, ValueError):
+                await asyncio.sleep(_LOOK_S)  # the node is starting, or no file can be opened
 
     def _start(self) -> Child:
         child = spawn(

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 
-from nbray.common.pids import open_process
+from nbray.common.pids import open_process, start_time
+
+logger = logging.getLogger(__name__)
+
+_LOOK_AGAIN_S = 0.2
 
 
-async def end_of(pid: int, started: int) -> None:
-    """Wait for the end of the process that began then, a child or not."""
-    descriptor = open_process(pid, started)
+async def end_of(pid: int, started: int | None = None) -> None:
+    """Wait for the end of a process: by default of a child, else of the one that began then.
+
+    Whoever cannot look is not told that it has ended, or would start another beside it.
+    """
+    while True:
+        try:
+            # until a child is reaped, nobody else has its pid
+            began = start_time(pid) if started is None else started
+            descriptor = open_process(pid, began)
+            break
+        except OSError as error:  # no descriptor is left
+            logger.warning("The end of pid %d is not watched yet: %s", pid, error)
+            await asyncio.sleep(_LOOK_AGAIN_S)
     if descriptor is None:
         return
     loop = asyncio.get_running_loop()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from nbray.common.own_time import OwnTime
-from nbray.common.pids import kill_sessions, start_time
+from nbray.common.pids import kill_sessions
 from nbray.common.session import Session
 from nbray.raylet.workers.templates import ForkedTemplate, Report, Template
 from nbray.raylet.workers.worker import Worker, last_lines
@@ -286,11 +286,8 @@ class Forks:
             if worker.state is State.STARTING:
                 worker.kill()
                 self._start_failed(worker, text, enough)
-            elif worker.descriptor is None:  # it was up before its template could tell of it
-                worker.forked(worker.pid, start_time(worker.pid), self._on_end_seen)
-                if worker.descriptor is None:  # nobody would hear of its end
-                    worker.kill()
-                    self._on_end_seen(worker)
+            else:  # it may have been up before its template could tell of it
+                self._watch(worker)
 
     def _on_report(self, template: Template, report: Report) -> None:
         now = self._clock.now()
@@ -305,9 +302,8 @@ class Forks:
             return
         if "forked" in report:
             worker.ordered = now
-            worker.forked(report["pid"], report["started"], self._on_end_seen)
-            if worker.state in (State.ENDING, State.LOST):
-                worker.kill()
+            worker.pid, worker.started = report["pid"], report["started"]
+            self._watch(worker)
         elif "refused" in report:
             self._start_failed(worker, f"A worker was not started: {report['error']}")
         else:
@@ -315,6 +311,19 @@ class Forks:
             self._ended(worker)
 
     # --- ends --------------------
+
+    def _watch(self, worker: Worker) -> None:
+        """Hear of its end from the kernel, as soon as there is a descriptor for that."""
+        if worker.worker_id not in self.workers:
+            return
+        try:
+            lives = worker.watch(self._on_end_seen)
+        except OSError as error:
+            logger.warning("The end of worker pid %d is not watched yet: %s", worker.pid, error)
+            asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._watch, worker)
+            return
+        if not lives:
+            self._on_end_seen(worker)
 
     def _on_end_seen(self, worker: Worker) -> None:
         """The kernel says that a worker has ended; its parent, if it can, says how."""

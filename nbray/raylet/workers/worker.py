@@ -43,7 +43,8 @@ class Worker:
     when its start came so far.
     ``devices`` are those that it has used, if any: libraries look for them once in a process.
     ``pid`` and ``started`` (as `start_time` tells) are 0 until it is forked. ``exit`` is why it was
-    ended or leaves, if anybody said so, ``status`` what its parent knows of its end.
+    ended or leaves, if anybody said so, ``status`` what its parent knows of its end. One that is
+    ``doomed`` was to be killed before there was a descriptor of it.
     """
 
     worker_id: bytes
@@ -71,6 +72,7 @@ class Worker:
     status: int | None = None
     peak_bytes: int = 0
     descriptor: int | None = None
+    doomed: bool = False
 
     def move(self, event: Event, detail: str = "") -> None:
         """Something happens to it; see `worker_life`."""
@@ -112,31 +114,40 @@ class Worker:
             return
         self.last_lines = last_lines(self.log + ".err", self.written)
 
-    def forked(self, pid: int, started: int, on_end: Callable[[Worker], None]) -> None:
-        """It runs; ``on_end`` hears of its end from the kernel, whatever became of its parent."""
-        self.pid, self.started = pid, started
-        try:
-            self.descriptor = open_process(pid, started)
-        except OSError as error:
-            logger.warning("The end of worker pid %d is known only by its parent: %s", pid, error)
-            return
+    def watch(self, on_end: Callable[[Worker], None]) -> bool:
+        """Have ``on_end`` hear of its end from the kernel, whatever becomes of its parent.
+
+        Returns:
+            False if it has ended already.
+
+        Raises:
+            OSError: no descriptor is left.
+        """
         if self.descriptor is not None:
-            loop = asyncio.get_running_loop()
+            return True
+        self.started = self.started or start_time(self.pid)
+        self.descriptor = open_process(self.pid, self.started)
+        if self.descriptor is None:
+            return False
+        loop = asyncio.get_running_loop()
 
-            def ended() -> None:
-                if self.descriptor is not None:
-                    loop.remove_reader(self.descriptor)
-                on_end(self)
+        def ended() -> None:
+            if self.descriptor is not None:
+                loop.remove_reader(self.descriptor)
+            on_end(self)
 
-            loop.add_reader(self.descriptor, ended)
+        loop.add_reader(self.descriptor, ended)
+        if self.doomed:
+            self.kill()
+        return True
 
     def kill(self) -> None:
-        """End it at once, if it runs: its pid may be somebody else's by now."""
+        """End it at once, or as soon as it is watched: its pid may be somebody else's by now."""
+        if self.descriptor is None:
+            self.doomed = True
+            return
         try:
-            if self.descriptor is not None:
-                signal.pidfd_send_signal(self.descriptor, signal.SIGKILL)
-            elif self.pid and start_time(self.pid) == self.started:
-                os.kill(self.pid, signal.SIGKILL)
+            signal.pidfd_send_signal(self.descriptor, signal.SIGKILL)
         except ProcessLookupError:
             logger.debug("Worker pid %d had ended already.", self.pid)
 
