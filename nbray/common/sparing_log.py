@@ -24,6 +24,13 @@ class SparingLog:
 
     def warning(self, text: str, *args: object) -> None:
         """Write the line, unless too many were written just now."""
+        self._write(logging.WARNING, text, args)
+
+    def info(self, text: str, *args: object) -> None:
+        """The same of what is no matter of a program in which it happens."""
+        self._write(logging.INFO, text, args)
+
+    def _write(self, level: int, text: str, args: tuple[object, ...]) -> None:
         now = time.monotonic()
         self._allowed = min(float(_BURST), self._allowed + now - self._looked)
         self._looked = now
@@ -35,4 +42,4 @@ class SparingLog:
             text += " (And %d lines of the kind before it.)"
             args = (*args, self._left_out)
             self._left_out = 0
-        self._logger.warning(text, *args)
+        self._logger.log(level, text, *args)

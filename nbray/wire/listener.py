@@ -80,7 +80,7 @@ class Listener:
     def _begin(self, transport: Transport, patience_s: float) -> None:
         if len(self._half_open) >= MOST_HALF_OPEN:
             oldest, _ = self._half_open.popitem(last=False)
-            _log.warning("Closed a connection: too many have no handshake yet.")
+            _log.info("Closed a connection: too many have no handshake yet.")
             oldest.drop()
         self._half_open[transport] = patience_s
         transport.start(self._home.config.handshake_timeout_s)

@@ -191,7 +191,7 @@ class Transport:
             return
         except OSError as error:
             if isinstance(error, HandshakeError):
-                _strangers.warning("Closed a connection: %s.", error)
+                _strangers.info("Closed a connection: %s.", error)
             self.end(str(error))
             return
         if not size:
@@ -206,7 +206,7 @@ class Transport:
                 if self._unsent and not self.closed:
                     self.flush()
         except (HandshakeError, FrameError) as error:
-            _strangers.warning("Closed a connection: %s.", error)
+            _strangers.info("Closed a connection: %s.", error)
             # Who does not know the token is a stranger in the peer's place, perhaps for a moment.
             self.end(str(error), for_good=isinstance(error, FrameError))
 
@@ -272,5 +272,5 @@ class Transport:
 
     def _end_half_open(self) -> None:
         if not self.is_open and not self.closed:
-            _strangers.warning("Closed a connection: no handshake in time.")
+            _strangers.info("Closed a connection: no handshake in time.")
             self.end("no handshake in time")

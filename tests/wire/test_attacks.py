@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import os
 import resource
 import socket
@@ -83,6 +84,7 @@ def listener(
     session, info = find_session("auto")
     process, _, wire = request.param.partition("-")
     if process == "driver":
+        caplog.set_level(logging.INFO, "nbray")
         core = find_core()
         assert core is not None
         address = core.peers.address
@@ -117,6 +119,19 @@ def expect_told(listener: Listener, text: str, attack: Callable[[], None]) -> No
         return len(lines_with(listener, text)) > before
 
     wait_until(told, f"{text!r} in the log")
+
+
+def test_a_program_shows_nothing_of_strangers_at_its_port(
+    session_root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    nbray.init(num_cpus=1)
+    caplog.set_level(logging.INFO, "nbray")
+    core = find_core()
+    assert core is not None
+    with socket.create_connection((core.peers.address.host, core.peers.address.port)) as sock:
+        sock.sendall(HTTP)
+        wait_until(lambda: "does not speak nbray's protocol" in caplog.text, "it to be closed")
+    assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
 
 
 def strangers(token: bytes) -> list[tuple[str, bytes, str]]:

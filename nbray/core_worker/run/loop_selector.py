@@ -8,12 +8,17 @@ blocks holds nobody up: it has no baton, and the background thread drives meanwh
 The descriptors that coroutines wait for are in an epoll of their own, and that one among the
 sockets: each time it has news, whoever drives at that moment lets the loop look. `select` announces
 that it waits before it looks for the last time, so that no news is lost between.
+
+What messages bring about while it waits happens outside of the loop, as asyncio is told: else, from
+Python 3.14 on, a future of theirs has its callbacks called by the loop's next turn, for which
+nobody wakes it.
 """
 
 from __future__ import annotations
 
 import select
 import selectors
+from asyncio import _get_running_loop, _set_running_loop
 from collections.abc import Callable
 from threading import get_ident
 from typing import Protocol
@@ -81,6 +86,8 @@ class LoopSelector(selectors.EpollSelector):
             return super().select(0)
         self._thread = get_ident()
         waiter = self._waiter = Waiter()
+        loop = _get_running_loop()
+        _set_running_loop(None)
         try:
             ready = self._ready()
             if ready:
@@ -92,4 +99,5 @@ class LoopSelector(selectors.EpollSelector):
             return super().select(timeout)
         finally:
             self._waiter = None
+            _set_running_loop(loop)
         return self._ready()
