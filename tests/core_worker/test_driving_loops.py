@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import os
 import selectors
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import nbray
+from nbray.core_worker.current import joined_core
 from nbray.core_worker.run.loop_selector import LoopSelector
 from nbray.exceptions import TaskCancelledError
 from nbray.testing import wait_until
@@ -50,6 +52,21 @@ class Loop:
 
     async def of_others(self, refs: list[nbray.ObjectRef]) -> int:
         return sum(await asyncio.gather(*refs))
+
+    async def settled_outside(self, refs: list[nbray.ObjectRef]) -> list[bool]:
+        """Whether what the message of a value calls is outside of the loop."""
+        outside: list[bool] = []
+        for ref in refs:
+            future: concurrent.futures.Future[object] = concurrent.futures.Future()
+            future.add_done_callback(lambda _: outside.append(asyncio._get_running_loop() is None))
+            joined_core().settle(ref, future)
+        while len(outside) < len(refs):
+            await asyncio.sleep(0.01)
+        return outside
+
+    async def awaited(self, number: int) -> int:
+        """Awaits a value that is there before it waits."""
+        return int(await nbray.put(number))
 
     async def in_a_thread(self) -> int:
         return await asyncio.to_thread(lambda: nbray.get(nbray.put(7)))
@@ -98,6 +115,20 @@ def test_what_coroutines_wait_for_besides_calls_arrives(cluster: Path) -> None:
     assert nbray.get(loop.of_others.remote([three.remote() for _ in range(3)]), timeout=20.0) == 9
     assert nbray.get(loop.in_a_thread.remote(), timeout=60.0) == 7
     assert nbray.get([loop.meet.remote(50) for _ in range(50)], timeout=20.0) == [50] * 50
+
+
+def test_what_messages_bring_about_is_outside_of_the_loop(cluster: Path) -> None:
+    """Else asyncio would leave it to the loop's next turn, for which nobody wakes it."""
+    loop = Loop.remote()
+
+    @nbray.remote
+    def late(number: int) -> int:
+        time.sleep(0.05)  # until the loop waits
+        return number
+
+    outside = nbray.get(loop.settled_outside.remote([late.remote(n) for n in range(8)]), timeout=60)
+    assert outside == [True] * 8
+    assert nbray.get(loop.awaited.remote(3), timeout=60) == 3
 
 
 def test_each_of_many_calls_knows_its_own_task(cluster: Path) -> None:
