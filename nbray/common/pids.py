@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _STAT_BYTES = 4096
+_TRACKER = b"resource_tracker import main"  # of multiprocessing, and of loky
 
 
 def stat_fields(pid: int | str) -> list[str]:
@@ -62,18 +63,17 @@ def open_process(pid: int, started: int) -> int | None:
 def kill_sessions(leaders: Mapping[int, int]) -> None:
     """Kill all processes of sessions but the caller.
 
+    A tracker of `multiprocessing` is left: it ends by itself when those have ended for which it
+    keeps what is in ``/dev/shm``, and removes that first.
+
     Args:
         leaders: the pids of those who made them, with their start times. Whether they run or have
             gone, a session of another one that has the pid now is left alone.
     """
-    for leader in set(leaders) - {os.getpid()}:
-        if start_time(leader) == leaders[leader]:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(leader, signal.SIGKILL)
-    known = set(leaders)
-    while found := _members(leaders) - known:  # those with a process group of their own
+    known = {os.getpid()}
+    while found := _members(leaders) - known:
         known |= found
-        for pid in found:
+        for pid in sorted(found, key=lambda pid: pid not in leaders):  # who starts others, first
             _kill_member(pid, leaders)
 
 
@@ -90,6 +90,13 @@ def _is_member(fields: list[str], leaders: Mapping[int, int]) -> bool:
     return bool(fields) and fields[0] != "Z" and int(fields[3]) in leaders
 
 
+def _is_tracker(pid: int) -> bool:
+    try:
+        return _TRACKER in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def _kill_member(pid: int, leaders: Mapping[int, int]) -> None:
     try:
         descriptor = os.pidfd_open(pid)
@@ -100,6 +107,8 @@ def _kill_member(pid: int, leaders: Mapping[int, int]) -> None:
         if not _is_member(fields, leaders):
             return
         leader = int(fields[3])
+        if _is_tracker(pid):
+            return
         if start_time(leader) in (0, leaders[leader]):
             with suppress(ProcessLookupError, PermissionError):
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import multiprocessing
 import os
 import resource
 import signal
@@ -13,6 +14,7 @@ import sys
 import time
 from collections import Counter as Counted
 from collections.abc import Callable
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
 import psutil
@@ -329,6 +331,35 @@ def test_nobody_elses_process_is_ended() -> None:
         mine.kill()
         child.kill()
         child.wait()
+
+
+@nbray.remote(num_cpus=0)
+class Sharing:
+    """Makes what lies in /dev/shm until Python's tracker removes it."""
+
+    def __init__(self) -> None:
+        self.lock = multiprocessing.get_context("spawn").Lock()
+        self.block = SharedMemory(create=True, size=1 << 20)
+
+    def names(self) -> list[str]:
+        return [f"sem.{self.lock._semlock.name.strip('/')}", self.block.name]  # type: ignore[attr-defined]
+
+    def leave(self) -> None:
+        os._exit(3)
+
+
+@pytest.mark.parametrize("end", ["killed", "by itself", "with the cluster"])
+def test_what_a_worker_shared_by_multiprocessing_goes_with_it(cluster: Path, end: str) -> None:
+    actor = Sharing.remote()
+    shared = [Path("/dev/shm", name) for name in nbray.get(actor.names.remote(), timeout=60)]
+    assert all(path.exists() for path in shared)
+    if end == "killed":
+        nbray.kill(actor)
+    elif end == "by itself":
+        actor.leave.remote()
+    else:
+        nbray.shutdown()
+    wait_until(lambda: not any(path.exists() for path in shared), "the tracker to remove them")
 
 
 def test_no_process_of_a_cluster_outlives_it(cluster: Path) -> None:
