@@ -15,7 +15,7 @@ from typing import cast
 import psutil
 import pytest
 from support.descriptors import no_file_left
-from support.processes import template_of
+from support.processes import have_ended, template_of
 from support.stopping import stand_still
 
 import nbray
@@ -37,9 +37,9 @@ def raylet_here() -> psutil.Process:
     return psutil.Process(find_session("auto")[1]["pids"][1])
 
 
-def log_has(text: str) -> bool:
+def log_has(text: str, name: str = "raylet.log") -> bool:
     session = joined_core().session
-    return text in session.log_path("raylet.log").read_text()
+    return text in session.log_path(name).read_text()
 
 
 def are_being_started(least: int = 1) -> bool:
@@ -120,6 +120,45 @@ def test_a_worker_of_which_only_its_template_knew_is_watched_when_that_is_killed
         wait_until(lambda: log_has("template.log is not read"), "its end to be heard")
         os.kill(pids[0], signal.SIGKILL)
     assert nbray.get(actors[0].pid.remote(), timeout=60) != pids[0]
+
+
+def test_a_template_that_can_open_no_file_goes_on_and_tells_of_ends_later(cluster: Path) -> None:
+    @nbray.remote(num_cpus=0, max_restarts=1, max_task_retries=1)
+    class Actor:
+        def pid(self) -> int:
+            return os.getpid()
+
+    template = template_of(raylet_here())
+    actor = Actor.remote()
+    pid = nbray.get(actor.pid.remote(), timeout=60)
+    with no_file_left(template.pid):
+        others = [Pid.remote() for _ in range(6)]  # more than there are workers for
+        wait_until(lambda: log_has("began is not known", "template.log"), "some to be forked")
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: log_has("are not told yet", "template.log"), "an end to be seen")
+    answers = [one.get.remote() for one in others]
+    assert nbray.get(actor.pid.remote(), timeout=60) != pid
+    assert len(set(nbray.get(answers, timeout=60))) == 6
+    assert template_of(raylet_here()).pid == template.pid
+
+
+def test_a_worker_that_can_open_no_file_ends_with_raylet_and_template(cluster: Path) -> None:
+    actor = Pid.remote()
+    pid = nbray.get(actor.get.remote(), timeout=60)
+    raylet = raylet_here()
+    with no_file_left(pid):
+        template_of(raylet).kill()
+        raylet.kill()
+        wait_until(lambda: have_ended([pid]), "the worker to leave")
+
+
+def test_what_is_free_is_told_also_while_the_raylet_can_open_no_file(cluster: Path) -> None:
+    actor = Pid.options(num_cpus=1).remote()
+    nbray.get(actor.get.remote(), timeout=60)
+    wait_until(lambda: nbray.available_resources().get("CPU") == 1, "its CPU to be taken")
+    with no_file_left(raylet_here().pid):
+        nbray.kill(actor)
+        wait_until(lambda: nbray.available_resources().get("CPU") == 2, "its CPU to be free")
 
 
 def test_a_gcs_that_was_killed_meanwhile_comes_back(cluster: Path) -> None:
