@@ -148,16 +148,14 @@ class Careless:
         return "pong"
 
 
-@pytest.mark.parametrize(
-    ("stream", "how"),
-    [(None, "exit_actor"), (FullDisk(), "exit_actor"), (None, 3), (sys, Untold())],
-)
-def test_an_actor_ends_whatever_it_has_made_of_its_streams(
-    module_cluster: Path, stream: Any, how: Any
-) -> None:
-    actor = nbray.remote(num_cpus=0)(Careless).remote()
-    leaving, behind = actor.leave.remote(stream, how), actor.ping.remote()
-    assert died(leaving) and died(behind)
+def test_an_actor_ends_whatever_it_has_made_of_its_streams(cluster: Path) -> None:
+    cases = (None, "exit_actor"), (FullDisk(), "exit_actor"), (None, 3), (sys, Untold())
+    actors = [nbray.remote(num_cpus=0)(Careless).remote() for _ in cases]
+    leaving = [
+        actor.leave.remote(stream, how) for actor, (stream, how) in zip(actors, cases, strict=True)
+    ]
+    behind = [actor.ping.remote() for actor in actors]
+    assert all(map(died, [*leaving, *behind]))
 
 
 def test_what_runs_in_the_background_may_end_its_actor_and_running_calls_are_answered(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import random
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -15,14 +17,17 @@ from typing import cast
 import psutil
 import pytest
 from support.descriptors import no_file_left
+from support.no_threads import no_thread_left
 from support.processes import have_ended, template_of
 from support.stopping import stand_still
 
 import nbray
-from nbray.common import process
+from nbray.common import background, process
+from nbray.common.json_lines import JsonLines
 from nbray.common.process import spawn
 from nbray.core_worker.current import joined_core
 from nbray.driver.joining import find_session
+from nbray.raylet.beside.supervisors import Supervisors
 from nbray.raylet.jobs import Jobs
 from nbray.testing import wait_until
 from nbray.util.state import list_actors
@@ -223,6 +228,57 @@ def test_the_gcs_hears_of_the_end_of_a_job_whose_workers_could_not_be_ended() ->
             assert await told.get() == ("FinishJob", JobId(b"job0"))
 
     asyncio.run(scene())
+
+
+def test_what_was_started_is_ended_before_the_next_is_also_without_a_thread_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(background, "_AGAIN_S", 0.0)
+
+    class Keeper:
+        running = started = 0
+
+        async def run(self) -> None:
+            assert not self.running
+            self.running = 1
+            self.started += 1
+            raise OSError("Too many open files")
+
+        def stop(self) -> None:
+            self.running = 0
+
+    async def scene() -> None:
+        keeper, keepers = Keeper(), Supervisors()
+        with no_thread_left():
+            keepers.start(keeper)
+            async with asyncio.timeout(20):
+                while keeper.started < 3:
+                    await asyncio.sleep(0)
+        keepers.look_away()
+
+    asyncio.run(scene())
+
+
+def test_an_order_for_which_the_kernel_has_no_memory_is_given_when_it_has() -> None:
+    class Socket:
+        refuses, sent = True, b""
+
+        def setblocking(self, _flag: bool) -> None:
+            """It never blocks."""
+
+        def send(self, data: bytearray) -> int:
+            if self.refuses:
+                raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+            self.sent += bytes(data)
+            return len(data)
+
+    sock = Socket()
+    lines = JsonLines(cast(socket.socket, sock))
+    lines.send({"fork": "1"})
+    assert lines.is_waiting
+    sock.refuses = False
+    lines.flush()
+    assert not lines.is_waiting and sock.sent == b'{"fork": "1"}\n'
 
 
 @pytest.mark.slow
