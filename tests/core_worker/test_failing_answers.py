@@ -5,10 +5,14 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+from support.no_threads import no_thread_left
+
 from nbray.common.config import Config
 from nbray.core_worker.identity import Identity
 from nbray.core_worker.peers import Peers
 from nbray.core_worker.run.replies import Replies
+from nbray.core_worker.values import copying
 from nbray.wire.connections import Connections
 from nbray.wire.messages import TaskDone
 from nbray.wire.reactor import Reactor
@@ -62,3 +66,13 @@ def test_all_who_wait_for_a_peer_hear_of_its_end() -> None:
     peers._closed(peer)
     assert waiter.remaining == 0 and ended == [peer]
     reactor.stop()
+
+
+def test_a_large_value_is_copied_also_where_no_thread_can_be_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(copying, "_core_is_idle", lambda: True)
+    source, target = bytes(range(256)) * (1 << 16), bytearray(256 << 16)
+    with no_thread_left():
+        copying.copy_into(memoryview(target), memoryview(source))
+    assert target == source
