@@ -49,9 +49,17 @@ class ManagerProcess:
             self._wanted.clear()
             if not await self._has_jobs():
                 continue
-            self._states = LIVE
             began = time.monotonic()
-            child = self._start()
+            try:
+                child = self._start()
+            except (
+                OSError
+            ) as error:  # no descriptor or process is left: pages are shown all the same
+                logger.error("The job manager is not started yet: %s", error)
+                self._wanted.set()
+                await asyncio.sleep(_PAUSE_S)
+                continue
+            self._states = LIVE
             try:
                 while child.returncode is None:
                     await asyncio.sleep(_LOOK_S)

@@ -265,7 +265,10 @@ class OutputRouter:
                 if cell is None:
                     self.progress.forget(number)
                 else:
-                    self._flush(cell, now, final=self._closed)
+                    try:
+                        self._flush(cell, now, final=self._closed)
+                    except Exception:  # those of the other cells are shown all the same
+                        logger.exception("The output of %s could not be shown.", cell.label)
                 if cell is None or not (cell.output.waits or cell.output.changed):
                     self._active.discard(number)
 

@@ -42,8 +42,9 @@ class Feed:
             if subscriber not in self._subscribers:
                 self._subscribers.append(subscriber)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="nbray-feed", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="nbray-feed", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def say_at_the_end(self, subscriber: Subscriber) -> None:
         """Tell ``subscriber`` when this kernel ends, also one that is not shown at that moment."""
@@ -99,6 +100,9 @@ class Feed:
             return take_snapshot(self._in_flight())
         except (NbrayError, OSError) as error:
             return ClusterSnapshot(error=f"The cluster does not answer: {error}")
+        except Exception as error:  # the views wait for the next, which this thread brings
+            logger.exception("The cluster could not be looked at.")
+            return ClusterSnapshot(error=f"The cluster could not be looked at: {error!r}")
 
     def _in_flight(self) -> dict[str, tuple[int, int]]:
         found: dict[str, tuple[int, int]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from typing import Protocol
@@ -18,6 +19,8 @@ from nbray.client.tunnel import (
     TunnelError,
 )
 from nbray.common.presence import LAST_WORDS_S
+
+logger = logging.getLogger(__name__)
 
 _WRITE_BYTES = 256 << 10
 _UNSENT_BYTES = 128 << 10
@@ -38,6 +41,19 @@ class StreamEnd(Protocol):
 
     def has_room(self) -> None:
         """After `Carrier.send` said that there is no more room: there is again."""
+
+
+class _Gone:
+    """Nobody uses a stream that failed."""
+
+    def arrived(self, data: memoryview) -> None: ...
+
+    def closed(self, reason: str) -> None: ...
+
+    def has_room(self) -> None: ...
+
+
+_GONE = _Gone()
 
 
 class Wire(Protocol):
@@ -209,25 +225,34 @@ class Carrier:
             self._pass_on(self.tunnel.news())
 
     def _pass_on(self, events: list[Event]) -> None:
-        ends = self._ends
         for event in events:
-            match event:
-                case Data(number, data):
-                    end = ends.get(number)
-                    if end is not None:
-                        end.arrived(data)
-                case Opened(number, header):
-                    ends[number] = self._on_opened(number, header)
-                case Closed(number, reason):
-                    end = ends.pop(number, None)
-                    if end is not None:
-                        end.closed(reason)
-                case HasRoom(number):
-                    end = ends.get(number)
-                    if end is not None:
-                        end.has_room()
-                case Left(reason):
-                    self._on_left(reason)
+            try:
+                self._act(event)
+            except Exception as error:  # the peer keeps nothing of what came for the others
+                logger.exception("A stream failed: %s", type(event).__name__)
+                if not isinstance(event, Left):
+                    self._ends.setdefault(event.stream, _GONE)
+                    self.close(event.stream, f"it failed there: {error!r}", at_once=True)
+
+    def _act(self, event: Event) -> None:
+        ends = self._ends
+        match event:
+            case Data(number, data):
+                end = ends.get(number)
+                if end is not None:
+                    end.arrived(data)
+            case Opened(number, header):
+                ends[number] = self._on_opened(number, header)
+            case Closed(number, reason):
+                end = ends.pop(number, None)
+                if end is not None:
+                    end.closed(reason)
+            case HasRoom(number):
+                end = ends.get(number)
+                if end is not None:
+                    end.has_room()
+            case Left(reason):
+                self._on_left(reason)
 
 
 __all__ = ["PING_S", "SILENT_S", "Carrier", "StreamEnd", "TransportWire", "TunnelError", "Wire"]

@@ -37,6 +37,8 @@ class JsonLines:
             return
         except ConnectionError:
             self._queued.clear()
+        except OSError:  # the kernel has no memory for it at the moment
+            return
 
     def receive(self) -> list[dict[str, Any]] | None:
         """The messages that have arrived; None when the other side has gone."""

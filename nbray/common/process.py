@@ -221,14 +221,16 @@ class Child:
 
     def terminate(self, timeout_s: float = 5.0) -> None:
         """Ask it to leave, and kill it after ``timeout_s`` seconds."""
-        self._process.terminate()
-        if not ends_within(self._process, timeout_s):
-            self._process.kill()
-            self._process.wait()
-        if self._alive is not None:
-            _alive_pipes.discard(self._alive)
-            os.close(self._alive)
-            self._alive = None
+        try:
+            self._process.terminate()
+            if not ends_within(self._process, timeout_s):
+                self._process.kill()
+                self._process.wait()
+        finally:  # of an interrupted wait, too: then it leaves for want of a parent, at the latest
+            if self._alive is not None:
+                _alive_pipes.discard(self._alive)
+                os.close(self._alive)
+                self._alive = None
 
 
 def spawn(

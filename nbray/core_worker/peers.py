@@ -210,7 +210,10 @@ class Peers:
             del self._peers[peer.worker_id]
         orphans = [key for key, (over, _) in self._replies.items() if over is connection]
         for key in orphans:
-            self._replies.pop(key)[1](None)
+            try:
+                self._replies.pop(key)[1](None)
+            except Exception:  # the others wait, too, and all who are told of ends below
+                logger.exception("The end of a peer was not heard by who had asked it.")
         if isinstance(peer, Address) and not peer.worker_id:
             self.ends.raylet_gone(peer.node_id)
         elif is_last:

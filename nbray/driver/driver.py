@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+from contextlib import ExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,10 @@ class Driver:
         self.address: str = context["address"]
 
     def close(self) -> None:
-        """Leave the cluster; end it if it was started here, and the nodes that were added here."""
+        """Leave the cluster; end it if it was started here, and the nodes that were added here.
+
+        Each of these is done also if the one before is interrupted: nobody can ask for it again.
+        """
         from nbray.wire.watching_messages import ProcessLeaves
 
         set_core(None)
@@ -57,13 +61,14 @@ class Driver:
         core.edge.on_raylet_lost = lambda: None
         leaves = ProcessLeaves("INTENDED_USER_EXIT", "The driver left by `nbray.shutdown()`.")
         core.reactor.inbox.append(lambda: core.peers.raylet.send(leaves))
-        core.stop()
-        if self.remote is not None:
-            self.remote.close()
-        while self.added_nodes:
-            self.added_nodes.pop().stop()
-        if self.node is not None:
-            self.node.stop()
+        with ExitStack() as ends:  # the last one first
+            if self.node is not None:
+                ends.callback(self.node.stop)
+            while self.added_nodes:
+                ends.callback(self.added_nodes.pop(0).stop)
+            if self.remote is not None:
+                ends.callback(self.remote.close)
+            core.stop()
 
 
 _driver: Driver | None = None

@@ -169,8 +169,8 @@ class JobManager:
                     nbray.kill(handle)
                     return
                 await handle.stop.remote()
-            except (NbrayError, ValueError) as error:
-                logger.info("The supervisor of %s was not told: %s", row.submission_id, error)
+            except Exception as error:  # it has gone, does not answer, or there is no thread to ask
+                logger.info("The supervisor of %s was not told: %r", row.submission_id, error)
             await asyncio.sleep(_TELL_AGAIN_S)
             if _key(row) not in self._cared:
                 return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -32,11 +32,15 @@ class RunningNode:
     client_server: str = ""
 
     def stop(self, *, keep_session: bool = False) -> None:
-        """End the processes, the last started first, and delete the session folder."""
-        for child in reversed(self.children):
-            child.terminate()
-        if not keep_session:
-            self.session.remove()
+        """End the processes, the last started first, and delete the session folder.
+
+        An interrupt ends the wait for one of them, and not the rest.
+        """
+        with ExitStack() as ends:
+            if not keep_session:
+                ends.callback(self.session.remove)
+            for child in self.children:
+                ends.callback(child.terminate)
 
     # --- Ray's names --------------------
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import Any, TypeVar
 
-from nbray.wire.grpc_service import GrpcClient, RefusedError, RpcError
+from nbray.wire.grpc_service import GrpcClient, RefusedError
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,6 @@ async def deliver(
         except RefusedError as error:
             logger.error("%s was not reported: %s", what, error)
             return None
-        except RpcError as error:
-            logger.warning("%s is not reported yet: %s", what, error)
+        except Exception as error:  # an RpcError, or what else a call may run into
+            logger.warning("%s is not reported yet: %r", what, error)
             await asyncio.sleep(_AGAIN_S)

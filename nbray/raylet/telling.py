@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from nbray.common.background import Background
 from nbray.common.sparing_log import SparingLog
 from nbray.wire.gcs_messages import Empty
-from nbray.wire.grpc_service import GrpcClient, Handler, RpcError
+from nbray.wire.grpc_service import GrpcClient, Handler
 from nbray.wire.raylet_messages import News, TakeNews
 
 logger = logging.getLogger(__name__)
@@ -81,8 +81,8 @@ class Telling:
             client = await self._nodes.client(node_id)
             if client is not None:
                 await client.call("TakeNews", request, Empty)
-        except RpcError as error:
-            _log.warning("Node %s has not heard the news yet: %s", node_id.hex()[:8], error)
+        except Exception as error:  # an RpcError, or what else a call may run into
+            _log.warning("Node %s has not heard the news yet: %r", node_id.hex()[:8], error)
             return False
         return True
 

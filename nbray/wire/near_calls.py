@@ -296,7 +296,10 @@ class _Caller(_Stream):
             self.opened.set_result(False)
         waiting, self._waiting = self._waiting, {}
         for then in waiting.values():
-            then(None, "")
+            try:
+                then(None, "")
+            except Exception:  # the others have to hear of it, too
+                logger.exception("The end of a connection was not heard by who had asked.")
 
     def ask(self, method: str, body: bytes, then: Then) -> int:
         """Send a request, of which ``then`` hears once; its number, 0 if it is too long."""

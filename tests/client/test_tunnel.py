@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from collections import defaultdict
 
@@ -10,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbray.client import tunnel as t
+from nbray.client.carrier import Carrier
+from nbray.client.tunnel import Tunnel
 
 SMALL = t.Limits(
     unacknowledged=400, window=100, largest_window=400, budget=600, pending=150, part=40
@@ -241,3 +244,54 @@ def test_random_bytes_are_taken_or_refused(data: bytes) -> None:
     except t.TunnelError:
         return
     assert len(side._rest) <= 4096 + _HEAD.size
+
+
+class End:
+    """Of a stream; one of them cannot take what comes."""
+
+    def __init__(self, *, fails: bool = False) -> None:
+        self.came = b""
+        self.over = ""
+        self._fails = fails
+
+    def arrived(self, data: memoryview) -> None:
+        if self._fails:
+            raise MemoryError
+        self.came += bytes(data)
+
+    def closed(self, reason: str) -> None:
+        self.over = reason
+
+    def has_room(self) -> None:
+        """It sends little."""
+
+
+def test_a_stream_whose_end_fails_is_closed_and_the_others_get_what_is_theirs() -> None:
+    class Wire:
+        def __init__(self) -> None:
+            self.there: Carrier | None = None
+
+        def write(self, parts: list[bytes]) -> None:
+            assert self.there is not None
+            asyncio.get_running_loop().call_soon(self.there.received, b"".join(parts))
+
+        def close(self) -> None:
+            """Nothing carries it any more."""
+
+    async def scene() -> None:
+        ends = {b"bad": End(fails=True), b"good": End()}
+        here = Carrier(Tunnel(dials=True), lambda _number, _header: End(), lambda _reason: None)
+        there = Carrier(Tunnel(dials=False), lambda _, header: ends[header], lambda _reason: None)
+        one, other = Wire(), Wire()
+        one.there, other.there = there, here
+        here.take(one, 0)
+        there.take(other, 0)
+        bad, good = End(), End()
+        here.send(here.open(b"bad", bad), b"x" * 10)
+        here.send(here.open(b"good", good), b"y" * 10)
+        async with asyncio.timeout(20):
+            while not (bad.over and ends[b"good"].came):
+                await asyncio.sleep(0)
+        assert "MemoryError" in bad.over and ends[b"good"].came == b"y" * 10 and not good.over
+
+    asyncio.run(scene())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import errno
+import os
 import sys
 import threading
 import time
@@ -120,6 +122,40 @@ def test_an_end_that_was_meant_is_for_good_and_any_other_is_a_crash(
     for how, ends in told.items():
         for _, ref in ends:
             assert ("exit status 3" if how == 3 else how) in died(ref)
+
+
+class FullDisk:
+    """In the place of a stream."""
+
+    def write(self, _text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    flush = write
+
+
+class Untold:
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+class Careless:
+    def leave(self, stream: Any, how: Any) -> Any:
+        if stream is not sys:
+            sys.stdout = sys.stderr = stream
+        leave(how)
+
+    def ping(self) -> str:
+        return "pong"
+
+
+def test_an_actor_ends_whatever_it_has_made_of_its_streams(cluster: Path) -> None:
+    cases = (None, "exit_actor"), (FullDisk(), "exit_actor"), (None, 3), (sys, Untold())
+    actors = [nbray.remote(num_cpus=0)(Careless).remote() for _ in cases]
+    leaving = [
+        actor.leave.remote(stream, how) for actor, (stream, how) in zip(actors, cases, strict=True)
+    ]
+    behind = [actor.ping.remote() for actor in actors]
+    assert all(map(died, [*leaving, *behind]))
 
 
 def test_what_runs_in_the_background_may_end_its_actor_and_running_calls_are_answered(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+from support.no_threads import no_thread_left
+
 from nbray.core_worker.run.call_pool import CallPool
 
 
@@ -40,6 +43,27 @@ def test_calls_one_after_the_other_use_one_thread() -> None:
         assert done.wait(30)
     # The end of a call is counted a moment after it is seen.
     assert len(names) <= 25 and all(name.startswith("nbray-actor-io-") for name in names)
+
+
+def test_where_no_thread_can_be_started_those_that_there_are_serve_all() -> None:
+    pool, gate, names = CallPool("", 3), threading.Event(), list[str]()
+    ended = threading.Semaphore(0)
+
+    def call() -> None:
+        gate.wait(30)
+        names.append(threading.current_thread().name)
+        ended.release()
+
+    with no_thread_left(), pytest.raises(RuntimeError, match="new thread"):
+        pool.start(ended.release)  # nobody would run it
+    pool.start(call)
+    with no_thread_left():
+        pool.start(call)
+    pool.start(call)
+    gate.set()
+    for _ in range(4):
+        assert ended.acquire(timeout=30)
+    assert set(names) <= {"nbray-actor-1", "nbray-actor-2"}
 
 
 def test_a_call_that_fails_ends_no_thread() -> None:

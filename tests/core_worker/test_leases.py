@@ -9,6 +9,7 @@ taken, leased, wished for or remembered.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 from collections import Counter, deque
@@ -534,3 +535,34 @@ def test_a_worker_that_others_wait_for_goes_back_when_another_has_taken_what_it_
     assert (pushed.worker, [task.task_id for task in pushed.tasks]) == (workers[0], [second])
     back = [x.message for x in submitter.decisions if isinstance(x, d.ToRaylet)]
     assert back == [m.ReturnLease(2)]
+
+
+def test_a_worker_that_cannot_be_started_keeps_neither_resources_nor_other_news() -> None:
+    cluster = Cluster()
+    one, other = (submitter.process for submitter in cluster.submitters)
+    job, told = cluster.submitters[0].me.job, list[m.Message]()
+    wire = cast(Wire, one.connection)
+
+    def request(number: int, process: Process) -> None:
+        whole = m.RequestLease(number, job, dict(TOTAL))
+        with contextlib.suppress(MemoryError):
+            cluster.leases.request(process, whole)
+
+    request(1, one)
+    (first,) = cluster.starting.under_way
+    cluster.start_worker(first)
+    request(2, other)  # it waits for what the first one has
+    working, cluster.starting.start = cluster.starting.start, _fails  # type: ignore[method-assign]
+    with contextlib.suppress(MemoryError):
+        cluster.end_worker(first)
+    told += [*wire.queue, *cast(Wire, other.connection).queue]
+    assert any(isinstance(message, m.WorkerDied) for message in told)
+    assert any(isinstance(message, m.LeaseRefused) for message in told)
+    assert cluster.resources.row.available == TOTAL
+    cluster.starting.start = working  # type: ignore[method-assign]
+    request(3, one)
+    assert cluster.starting.under_way
+
+
+def _fails(_env: Any) -> None:
+    raise MemoryError

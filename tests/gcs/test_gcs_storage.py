@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import subprocess
 import sys
@@ -172,22 +173,26 @@ def test_a_killed_writer_loses_nothing_that_was_acknowledged(
 class Failing(MemoryBackend):
     """Fails as often as it is told, then works."""
 
-    def __init__(self, failures: int) -> None:
+    def __init__(self, failures: int, error: Exception | None = None) -> None:
         super().__init__()
         self.failures = failures
+        self.error = error or StorageError("the disk is full")
         self.batches: list[Batch] = []
 
     def write(self, batch: Batch) -> None:
         if self.failures:
             self.failures -= 1
-            raise StorageError("the disk is full")
+            raise self.error
         self.batches.append(batch)
         super().write(batch)
 
 
-def test_writes_wait_for_a_disk_that_is_full_for_a_while_and_go_out_together() -> None:
+@pytest.mark.parametrize("error", [StorageError("the disk is full"), MemoryError()])
+def test_writes_wait_for_a_disk_that_is_full_for_a_while_and_go_out_together(
+    error: Exception,
+) -> None:
     async def run() -> Failing:
-        backend = Failing(failures=1)
+        backend = Failing(1, error)
         store = Store(backend)
         store.put("t", b"first", b"1")
         for number in range(100):
@@ -201,19 +206,24 @@ def test_writes_wait_for_a_disk_that_is_full_for_a_while_and_go_out_together() -
     assert len(backend.batches) <= 2
 
 
-def test_a_store_that_stays_broken_says_so_to_everybody_who_waits() -> None:
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(StorageError("the disk is full"), "the disk is full"), (MemoryError(), "MemoryError()")],
+)
+def test_a_store_that_stays_broken_says_so_to_everybody_who_waits(
+    error: Exception, said: str
+) -> None:
     async def run() -> list[str]:
         reasons: list[str] = []
-        store = Store(Failing(failures=1_000_000), retry_s=0.0)
+        store = Store(Failing(1_000_000, error), retry_s=0.0)
         store.on_broken = reasons.append
         store.put("t", b"k", b"v")
-        with pytest.raises(StorageError, match="the disk is full"):
-            await store.durable()
-        with pytest.raises(StorageError, match="the disk is full"):
-            await store.durable()
+        for _ in range(2):
+            with pytest.raises(StorageError, match=re.escape(said)):
+                await store.durable()
         return reasons
 
-    assert asyncio.run(run()) == ["the disk is full"]
+    assert asyncio.run(run()) == [said]
 
 
 def test_what_cannot_be_opened_is_a_clear_error(folder: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import random
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -15,14 +17,17 @@ from typing import cast
 import psutil
 import pytest
 from support.descriptors import no_file_left
-from support.processes import template_of
+from support.no_threads import no_thread_left
+from support.processes import have_ended, template_of
 from support.stopping import stand_still
 
 import nbray
-from nbray.common import process
+from nbray.common import background, process
+from nbray.common.json_lines import JsonLines
 from nbray.common.process import spawn
 from nbray.core_worker.current import joined_core
 from nbray.driver.joining import find_session
+from nbray.raylet.beside.supervisors import Supervisors
 from nbray.raylet.jobs import Jobs
 from nbray.testing import wait_until
 from nbray.util.state import list_actors
@@ -37,9 +42,9 @@ def raylet_here() -> psutil.Process:
     return psutil.Process(find_session("auto")[1]["pids"][1])
 
 
-def log_has(text: str) -> bool:
+def log_has(text: str, name: str = "raylet.log") -> bool:
     session = joined_core().session
-    return text in session.log_path("raylet.log").read_text()
+    return text in session.log_path(name).read_text()
 
 
 def are_being_started(least: int = 1) -> bool:
@@ -122,6 +127,45 @@ def test_a_worker_of_which_only_its_template_knew_is_watched_when_that_is_killed
     assert nbray.get(actors[0].pid.remote(), timeout=60) != pids[0]
 
 
+def test_a_template_that_can_open_no_file_goes_on_and_tells_of_ends_later(cluster: Path) -> None:
+    @nbray.remote(num_cpus=0, max_restarts=1, max_task_retries=1)
+    class Actor:
+        def pid(self) -> int:
+            return os.getpid()
+
+    template = template_of(raylet_here())
+    actor = Actor.remote()
+    pid = nbray.get(actor.pid.remote(), timeout=60)
+    with no_file_left(template.pid):
+        others = [Pid.remote() for _ in range(6)]  # more than there are workers for
+        wait_until(lambda: log_has("began is not known", "template.log"), "some to be forked")
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: log_has("are not told yet", "template.log"), "an end to be seen")
+    answers = [one.get.remote() for one in others]
+    assert nbray.get(actor.pid.remote(), timeout=60) != pid
+    assert len(set(nbray.get(answers, timeout=60))) == 6
+    assert template_of(raylet_here()).pid == template.pid
+
+
+def test_a_worker_that_can_open_no_file_ends_with_raylet_and_template(cluster: Path) -> None:
+    actor = Pid.remote()
+    pid = nbray.get(actor.get.remote(), timeout=60)
+    raylet = raylet_here()
+    with no_file_left(pid):
+        template_of(raylet).kill()
+        raylet.kill()
+        wait_until(lambda: have_ended([pid]), "the worker to leave")
+
+
+def test_what_is_free_is_told_also_while_the_raylet_can_open_no_file(cluster: Path) -> None:
+    actor = Pid.options(num_cpus=1).remote()
+    nbray.get(actor.get.remote(), timeout=60)
+    wait_until(lambda: nbray.available_resources().get("CPU") == 1, "its CPU to be taken")
+    with no_file_left(raylet_here().pid):
+        nbray.kill(actor)
+        wait_until(lambda: nbray.available_resources().get("CPU") == 2, "its CPU to be free")
+
+
 def test_a_gcs_that_was_killed_meanwhile_comes_back(cluster: Path) -> None:
     with no_file_left(raylet_here().pid):
         os.kill(find_session("auto")[1]["pids"][0], signal.SIGKILL)
@@ -184,6 +228,57 @@ def test_the_gcs_hears_of_the_end_of_a_job_whose_workers_could_not_be_ended() ->
             assert await told.get() == ("FinishJob", JobId(b"job0"))
 
     asyncio.run(scene())
+
+
+def test_what_was_started_is_ended_before_the_next_is_also_without_a_thread_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(background, "_AGAIN_S", 0.0)
+
+    class Keeper:
+        running = started = 0
+
+        async def run(self) -> None:
+            assert not self.running
+            self.running = 1
+            self.started += 1
+            raise OSError("Too many open files")
+
+        def stop(self) -> None:
+            self.running = 0
+
+    async def scene() -> None:
+        keeper, keepers = Keeper(), Supervisors()
+        with no_thread_left():
+            keepers.start(keeper)
+            async with asyncio.timeout(20):
+                while keeper.started < 3:
+                    await asyncio.sleep(0)
+        keepers.look_away()
+
+    asyncio.run(scene())
+
+
+def test_an_order_for_which_the_kernel_has_no_memory_is_given_when_it_has() -> None:
+    class Socket:
+        refuses, sent = True, b""
+
+        def setblocking(self, _flag: bool) -> None:
+            """It never blocks."""
+
+        def send(self, data: bytearray) -> int:
+            if self.refuses:
+                raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+            self.sent += bytes(data)
+            return len(data)
+
+    sock = Socket()
+    lines = JsonLines(cast(socket.socket, sock))
+    lines.send({"fork": "1"})
+    assert lines.is_waiting
+    sock.refuses = False
+    lines.flush()
+    assert not lines.is_waiting and sock.sent == b'{"fork": "1"}\n'
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from nbray.raylet import delivery
 from nbray.raylet.jobs import Jobs
 from nbray.raylet.process import Process
 from nbray.raylet.workers import groups
@@ -22,7 +23,7 @@ from nbray.wire.records import Address
 class Gcs:
     """Answers once what it was asked before has run out."""
 
-    def __init__(self, error: RpcError) -> None:
+    def __init__(self, error: Exception) -> None:
         self.errors = [error, error]
         self.asked: list[tuple[list[bytes], list[bytes]]] = []
 
@@ -35,9 +36,11 @@ class Gcs:
         return g.GroupStates(states)
 
 
-@pytest.mark.parametrize("error", [RpcError("no answer"), RefusedError("another cluster")])
+@pytest.mark.parametrize(
+    "error", [RpcError("no answer"), RefusedError("another cluster"), MemoryError()]
+)
 def test_what_it_may_have_made_is_removed_and_removals_are_not_forgotten(
-    monkeypatch: pytest.MonkeyPatch, error: RpcError
+    monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     monkeypatch.setattr(groups, "_AGAIN_S", 0.0)
     gcs, told = Gcs(error), list[tuple[bytes, str]]()
@@ -70,6 +73,21 @@ def test_what_it_may_have_made_is_removed_and_removals_are_not_forgotten(
     else:
         assert gcs.asked[1:] == [([], [b"old", b"new"]), ([], [b"old", b"new"]), ([b"next"], [])]
         assert told[-1] == (b"next", "CREATED")
+
+
+def test_a_report_is_delivered_whatever_a_call_has_run_into(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(delivery, "_AGAIN_S", 0.0)
+    errors = [RpcError("no answer"), MemoryError(), ValueError("odd")]
+
+    async def call(*_of_it: Any) -> g.Empty:
+        if errors:
+            raise errors.pop()
+        return g.Empty()
+
+    gcs: Any = SimpleNamespace(call=call)
+    assert asyncio.run(delivery.deliver(gcs, "WorkerDied", None, "A death", g.Empty))
 
 
 def test_a_job_that_it_may_have_made_for_a_driver_that_is_refused_ends() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from support.descriptors import no_file_left
+from support.no_threads import no_thread_left
 
 from nbray.common.config import Config
 from nbray.launcher.tls import TlsFiles
@@ -242,6 +243,34 @@ def test_a_value_on_disk_that_cannot_be_mapped_now_is_held_for_nobody(tmp_path: 
         assert isinstance(part, Part)
         part.end(True)
         assert not stored.pins
+        store.stop()
+
+    asyncio.run(scene())
+
+
+def test_a_file_for_a_copy_that_cannot_be_mapped_takes_no_room(tmp_path: Path) -> None:
+    async def scene() -> None:
+        store = LocalStore(b"n" * 28, 16 * MB, tmp_path, Config())
+        first = await store.files.new_value(MB // 8, 8 * MB)
+        with no_file_left(), pytest.raises(OSError, match="Too many open files"):
+            await store.file_for_copy(MB // 8)
+        path = Path(store.files.path(first))
+        assert path.exists()
+        store.files.drop(first)  # the last value of its file
+        async with asyncio.timeout(60):
+            while path.exists():
+                await asyncio.sleep(0.01)
+        store.stop()
+
+    asyncio.run(scene())
+
+
+def test_without_a_thread_the_disk_fails_and_does_not_later(tmp_path: Path) -> None:
+    async def scene() -> None:
+        store = LocalStore(b"n" * 28, 16 * MB, tmp_path, Config(spill_retry_s=0.0))
+        with no_thread_left():
+            assert await store._spiller.place(MB) is None
+        assert await store._spiller.place(MB) is not None
         store.stop()
 
     asyncio.run(scene())

@@ -53,6 +53,29 @@ def run(
     asyncio.run(both())
 
 
+def test_all_who_have_asked_hear_of_the_end_whatever_one_of_them_makes_of_it(
+    tmp_path: Path,
+) -> None:
+    async def stands(_request: KvKey) -> KvValue:
+        await asyncio.Event().wait()
+        raise AssertionError("never set")
+
+    async def what(server: NearServer, calls: NearCalls) -> None:
+        await calls.call("Echo", ASK, 20.0)
+        heard: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+
+        def fails(_reply: bytes | None, _error: str) -> None:
+            raise MemoryError
+
+        assert calls.ask("Ask", ASK, fails)
+        assert calls.ask("Ask", ASK, lambda reply, _error: heard.set_result(reply))
+        server.close()
+        async with asyncio.timeout(20):
+            assert await heard is None
+
+    run(tmp_path / "s", what, stands)
+
+
 def value_of(reply: bytes | None) -> bytes | None:
     assert reply is not None
     return msgspec.msgpack.decode(reply, type=KvValue).value

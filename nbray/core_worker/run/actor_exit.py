@@ -7,6 +7,7 @@ be restarted, and its calls repeated. Either way runs what was registered for th
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 
@@ -18,17 +19,30 @@ from nbray.wire import messages as m
 from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.watching_messages import ProcessLeaves
 
+logger = logging.getLogger(__name__)
+
 
 def exit_status(leaving: SystemExit) -> int:
     """The status of a process that ends so, as Python's own; a text is printed as there."""
-    sys.stdout.flush()
     code = leaving.code
-    if code is not None and not isinstance(code, int):
-        print(code, file=sys.stderr)
-    sys.stderr.flush()
+    try:
+        if code is not None and not isinstance(code, int):
+            print(code, file=sys.stderr)
+    except Exception as error:  # of its ``__str__``, which is the user's
+        logger.info("What it was left with is not printed: %r", error)
+    flush_streams()
     if code is None:
         return 0
     return code & 0xFF if isinstance(code, int) else 1
+
+
+def flush_streams() -> None:
+    """Write what is left in stdout and stderr, whatever the program has put in their places."""
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).flush()
+        except Exception as error:  # None, closed, a full disk: the process ends all the same
+            logger.info("%s is not flushed: %r", name, error)
 
 
 def intended(leaving: SystemExit) -> str:

@@ -36,7 +36,15 @@ class CallPool:
                 return
             self._threads += 1
             number = self._threads
-        threading.Thread(target=self._serve, name=f"{self._name}-{number}", daemon=True).start()
+        name = f"{self._name}-{number}"
+        try:
+            threading.Thread(target=self._serve, name=name, daemon=True).start()
+        except RuntimeError as error:
+            with self._lock:
+                self._threads -= 1
+                if not self._threads:  # nobody would ever run it
+                    raise
+            logger.warning("There is no more than %d threads: %s", number - 1, error)
 
     def _serve(self) -> None:
         while True:

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
 from nbray.common.log_files import Log
@@ -106,7 +107,11 @@ class LogFile:
         self._seen_state = state
         changed = os.stat(self._folder).st_mtime_ns
         if changed != self._changed:  # perhaps by a rotation, after which others have written
-            self._changed, self._base = changed, self._log.base()
+            try:
+                base = self._log.base()
+            except OSError:  # the task has left no descriptor: it is found by a later look
+                return ""
+            self._changed, self._base = changed, base
         self._see(size)
         self._size = size
         found = self._others(self._base + size)
@@ -147,7 +152,8 @@ class LogFile:
     def _see(self, least: int) -> None:
         """The log has so many bytes; if they are fewer than before, it was rotated by others."""
         if least < self._size:
-            self._base = self._log.base()
+            with suppress(OSError):  # no descriptor is left: what others wrote is shown twice
+                self._base = self._log.base()
 
     def _rotate(self) -> None:
         try:

@@ -6,6 +6,7 @@ failure is recorded in the turn of its reply: the process may crash next.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -20,6 +21,8 @@ from nbray.wire import messages as m
 from nbray.wire.connection import Connection
 from nbray.wire.frames import UnsendableError
 from nbray.wire.records import TaskSpec, Value, ids_in
+
+logger = logging.getLogger(__name__)
 
 
 class Replies:
@@ -67,12 +70,16 @@ class Replies:
             return
         while self._left:
             connection, spec, done = self._left.popleft()
-            if spec.dependencies or spec.contained:
-                submitter = connection.state.worker_id
-                send = partial(self._send, connection, spec, done)
-                self._borrowing.keep_arguments(spec, submitter, send)
-            else:
-                self._send(connection, spec, done, [])
+            try:
+                if spec.dependencies or spec.contained:
+                    submitter = connection.state.worker_id
+                    send = partial(self._send, connection, spec, done)
+                    self._borrowing.keep_arguments(spec, submitter, send)
+                else:
+                    self._send(connection, spec, done, [])
+            except Exception as error:  # who waits for it hears that, and the others are not kept
+                logger.exception("The reply of %s was not sent.", spec.name)
+                connection.send(m.TaskDone(spec.task_id, self._errors(spec, error), 0.0))
         if self._events.errors:
             self.record()
             self._events.tell()

@@ -15,11 +15,13 @@ from pathlib import Path
 from types import FrameType, FunctionType, MethodType
 from typing import Any
 
+from nbray import causes as causes  # else `TaskError` imports it where no file may be left
 from nbray import cloudpickle
 from nbray.common.ids import TaskID, return_id
 from nbray.common.text import as_name
 from nbray.core_worker.context import TaskContext
 from nbray.core_worker.identity import Identity
+from nbray.core_worker.own.errors import error_value
 from nbray.core_worker.run.arriving import Arriving
 from nbray.core_worker.run.functions import Functions
 from nbray.core_worker.run.returned_values import Making, ReturnedValues
@@ -31,7 +33,7 @@ from nbray.core_worker.values.arguments import ArgumentsLost, unpack
 from nbray.core_worker.values.generators import DynamicObjectRefGenerator
 from nbray.core_worker.values.reading import Values
 from nbray.core_worker.values.serialization import Serialized, rebuilding, serialize
-from nbray.exceptions import ExitActor, TaskCancelledError, TaskError
+from nbray.exceptions import ExitActor, NbraySystemError, TaskCancelledError, TaskError
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection
 from nbray.wire.reactor import Reactor
@@ -238,7 +240,20 @@ class TaskRunner:
         self, owner: Connection, spec: TaskSpec, done: m.TaskDone, error: BaseException,
         made: ReturnedValues, unpacked: bool,
     ) -> None:  # fmt: skip
-        """The task raised: what it yielded before stays, other values are given back."""
+        """The task raised; whoever waits for it hears that, whatever hinders the telling."""
+        try:
+            self._tell_failure(owner, spec, done, error, made, unpacked)
+        except Exception as problem:  # as where the task has left no descriptor, or no memory
+            logger.exception("What %s has raised cannot be told.", spec.name)
+            text = f"{spec.name} raised {type(error).__name__}, which cannot be told: {problem!r}"
+            done.retry = True
+            done.values = [error_value(NbraySystemError(text))] if spec.return_count() else []
+
+    def _tell_failure(
+        self, owner: Connection, spec: TaskSpec, done: m.TaskDone, error: BaseException,
+        made: ReturnedValues, unpacked: bool,
+    ) -> None:  # fmt: skip
+        """What it yielded before stays, other values are given back."""
         is_error = isinstance(error, Exception)
         if spec.origin and is_error and unpacked:
             self.on_failure(spec, error)

@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,9 +29,11 @@ from nbray.common.json_lines import JsonLines
 from nbray.common.pids import kill_sessions, start_time
 from nbray.common.process import leave
 from nbray.common.session import Session
+from nbray.common.sparing_log import SparingLog
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.current import set_core
 from nbray.core_worker.run import main_module
+from nbray.core_worker.run.actor_exit import flush_streams
 from nbray.core_worker.run.actor_host import ActorHost, Host
 from nbray.core_worker.run.arriving import Arriving
 from nbray.core_worker.run.asides import Asides
@@ -62,6 +64,7 @@ from nbray.wire.tls import Tls
 from nbray.wire.waiting import forget_handlers
 
 logger = logging.getLogger(__name__)
+_shortages = SparingLog(logger)
 
 _SWEEP_S = 0.1
 _FORKED_AT_ONCE = 8
@@ -157,7 +160,12 @@ class _Template:
             forked.append((order["fork"], pid))
         for name, pid in forked:
             self._workers[pid] = name
-            started = self._started[pid] = start_time(pid)
+            try:
+                started = start_time(pid)
+            except OSError as error:  # no descriptor is left: who wants to know looks itself
+                _shortages.warning("When worker pid %d began is not known: %s", pid, error)
+                started = 0
+            self._started[pid] = started
             self._control.send({"forked": name, "pid": pid, "started": started})
 
     def _reap(self) -> None:
@@ -169,8 +177,14 @@ class _Template:
         self._some_ended = False
         look = os.WEXITED | os.WNOHANG | os.WNOWAIT
         ended = [pid for pid in self._workers if os.waitid(os.P_PID, pid, look) is not None]
-        kill_sessions({pid: self._started.pop(pid) for pid in ended})
+        try:
+            self._kill_sessions(ended)
+        except OSError as error:  # no descriptor is left: they are told of as soon as there is one
+            _shortages.warning("The ends of %d workers are not told yet: %s", len(ended), error)
+            self._some_ended, self._swept = True, time.monotonic()
+            return
         for pid in ended:
+            del self._started[pid]
             _, status, usage = os.wait4(pid, 0)
             self._control.send(
                 {"exited": self._workers.pop(pid), "pid": pid, "status": status,
@@ -182,7 +196,14 @@ class _Template:
     def _end_workers(self) -> None:
         for pid in self._workers:
             os.kill(pid, signal.SIGKILL)  # also one that has no session of its own yet
-        kill_sessions(self._started)
+        try:
+            self._kill_sessions(self._workers)
+        except OSError as error:  # no descriptor is left, and nobody waits for one
+            logger.warning("What the workers have started is not ended: %s", error)
+
+    def _kill_sessions(self, leaders: Iterable[int]) -> None:
+        """End what children have started, which are not reaped; raises OSError."""
+        kill_sessions({pid: self._started[pid] or start_time(pid) for pid in leaders})
 
 
 def _rehearse(common: _Common) -> None:
@@ -245,8 +266,7 @@ def _become_worker(common: _Common, parts: _Parts, order: dict[str, Any]) -> Non
     except BaseException:
         logger.exception("The worker failed")
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush_streams()
         os._exit(status)
 
 
@@ -368,7 +388,10 @@ def _leave_at_once() -> None:
     The template does the same, if it lives. Whether it does is not asked: one that is being killed
     is still the parent for a moment.
     """
-    kill_sessions({os.getpid(): start_time(os.getpid())})
+    try:
+        kill_sessions({os.getpid(): start_time(os.getpid())})
+    except OSError:  # no descriptor is left: all but those with a process group of their own
+        os.killpg(0, signal.SIGKILL)
     os._exit(0)
 
 

@@ -27,7 +27,11 @@ def copy_into(target: memoryview, source: memoryview) -> None:
         return
     half = size // 2
     helper = threading.Thread(target=np.copyto, args=(into[half:], of[half:]))
-    helper.start()
+    try:
+        helper.start()
+    except RuntimeError:  # there are no more threads at the moment
+        np.copyto(into, of)
+        return
     try:
         np.copyto(into[:half], of[:half])
     finally:

@@ -146,10 +146,10 @@ class Store:
         while True:
             try:
                 self._backend.write(batch)
-            except StorageError as error:
-                logger.error("%d rows were not written: %s", len(batch), error)
+            except Exception as error:  # a lack of memory, too: without this thread all waits
+                logger.error("%d rows were not written: %s", len(batch), error or repr(error))
                 if time.monotonic() > deadline or self._closed:
-                    return str(error)
+                    return str(error) or repr(error)
                 time.sleep(_RETRY_DELAY_S)
             else:
                 return ""

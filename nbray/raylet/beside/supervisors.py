@@ -32,7 +32,10 @@ class Supervisors:
             try:
                 await supervisor.run()
             except Exception:
-                await asyncio.to_thread(supervisor.stop)  # it begins with no process
+                try:
+                    await asyncio.to_thread(supervisor.stop)  # it begins with no process
+                except RuntimeError:  # there is no thread: all waits for that rather
+                    supervisor.stop()
                 raise
 
         self._all.append(supervisor)

@@ -386,7 +386,11 @@ class LocalStore:
             DiskFullError: there is none. OSError: the disk failed.
         """
         place = await self._spiller.place_for_copy(size)
-        return place, map_file(self.files.path(place), place.offset, size, writable=True)
+        try:
+            return place, map_file(self.files.path(place), place.offset, size, writable=True)
+        except BaseException:  # no descriptor is left: its room is nobody's
+            self.files.drop(place)
+            raise
 
     # --- ends --------------------
 

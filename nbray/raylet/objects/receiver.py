@@ -15,9 +15,9 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from nbray.common.threads import ThreadPool
 from nbray.object_store.neighbour import Neighbour
 from nbray.wire.bulk import (
     HEAD,
@@ -81,7 +81,7 @@ class ObjectReceiver:
         self._connect_s = connect_s
         self._stall_s = stall_s
         self._other = other
-        self._threads = ThreadPoolExecutor(_AT_ONCE, "receive")
+        self._threads = ThreadPool(_AT_ONCE, "receive")
         self._idle: list[tuple[BulkSocket, float]] = []
         self._busy: set[BulkSocket] = set()
         self._lock = threading.Lock()
@@ -122,8 +122,9 @@ class ObjectReceiver:
 
         try:
             work = self._threads.submit(work_on)
-        except RuntimeError:
-            raise TransferError(f"{self._name} is dead") from None
+        except RuntimeError as error:
+            why = "is dead" if self._closed else f"is not asked: {error}"
+            raise TransferError(f"{self._name} {why}") from None
         waiting = asyncio.ensure_future(asyncio.wrap_future(work))
         self._fetching += 1
         try:

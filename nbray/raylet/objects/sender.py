@@ -11,10 +11,10 @@ import logging
 import socket
 import struct
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from nbray.common.background import Background
+from nbray.common.threads import ThreadPool
 from nbray.wire.bulk import (
     HEAD,
     LONGEST_TEXT,
@@ -97,7 +97,7 @@ class ObjectSender:
         self._find = find
         self._find_now = find_now
         self._stall_s = stall_s
-        self._threads = ThreadPoolExecutor(_THREADS, "send")
+        self._threads = ThreadPool(_THREADS, "send")
         self._readers: set[_Reader] = set()
         self._background = Background()
 

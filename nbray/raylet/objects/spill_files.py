@@ -15,10 +15,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from nbray.common.threads import ThreadPool
 from nbray.raylet.objects.table import Place
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class SpillFiles:
         self._folder = folder
         self._capacity_threshold = capacity_threshold
         self._open_file: _SpillFile | None = None
-        self._threads = ThreadPoolExecutor(_THREADS, "spill")
+        self._threads = ThreadPool(_THREADS, "spill")
 
     async def write(self, values: Sequence[memoryview], file_bytes: int) -> list[Place]:
         """Write values into a file of about ``file_bytes``; they must not change meanwhile.
@@ -85,7 +85,11 @@ class SpillFiles:
         return file, offset
 
     async def _run(self, function: Callable[..., _Result], *args: Any) -> _Result:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+        try:
+            work = self._threads.submit(function, *args)
+        except RuntimeError as error:  # for whom waits, it is as if the disk had failed
+            raise OSError(errno.EAGAIN, str(error)) from error
+        return await asyncio.wrap_future(work)
 
     def _write(self, fd: int, places: list[Place], values: Sequence[memoryview]) -> None:
         size = sum(map(len, values))
@@ -160,7 +164,10 @@ class SpillFiles:
         if not file.values:
             if file is self._open_file:
                 self._open_file = None
-            self._threads.submit(os.close, file.fd)  # giving back 100 MB takes a while
+            try:
+                self._threads.submit(os.close, file.fd)  # giving back 100 MB takes a while
+            except RuntimeError:  # there is no thread for it
+                os.close(file.fd)
 
     def close(self) -> None:
         """End the threads, when what they write is written."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 
 import psutil
+
+logger = logging.getLogger(__name__)
 
 _OLD_S = 1.0
 
@@ -21,9 +24,20 @@ class Machine:
         self._folder = folder
         self._read = 0.0
         self._slow: dict[str, float] = {}
+        self._last: dict[str, float] = {}
 
     def stats(self) -> dict[str, float]:
-        """Percent, bytes in use and in all, and bytes since the machine began."""
+        """Percent, bytes in use and in all, and bytes since the machine began.
+
+        What was seen last while no file can be opened: more depends on a report than these.
+        """
+        try:
+            self._last = self._seen()
+        except OSError as error:
+            logger.debug("The machine's figures are not read: %s", error)
+        return self._last
+
+    def _seen(self) -> dict[str, float]:
         memory = psutil.virtual_memory()
         now = time.monotonic()
         if now - self._read >= _OLD_S:

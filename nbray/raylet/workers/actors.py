@@ -17,7 +17,6 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import msgspec
 from msgspec.structs import replace
 
 from nbray.raylet.delivery import deliver
@@ -447,8 +446,8 @@ class ActorManager:
         while not process.closed:
             try:
                 state = await self._gcs.call("WaitActor", request, m.ActorState, _WATCH_S)
-            except (RpcError, msgspec.DecodeError) as error:
-                logger.warning("An actor's state is not known: %s", error)
+            except Exception as error:  # who waits for it waits on, whatever this call ran into
+                logger.warning("An actor's state is not known: %r", error)
                 await asyncio.sleep(0.5)
                 continue
             process.send(state)

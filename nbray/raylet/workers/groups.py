@@ -20,7 +20,7 @@ from nbray.raylet.workers.node_resources import NodeResources
 from nbray.raylet.workers.resource_set import ResourceSet
 from nbray.wire import gcs_messages as g
 from nbray.wire import group_messages as gm
-from nbray.wire.grpc_service import GrpcClient, RefusedError, RpcError
+from nbray.wire.grpc_service import GrpcClient, RefusedError
 from nbray.wire.records import GroupSpec
 
 logger = logging.getLogger(__name__)
@@ -160,8 +160,8 @@ class GroupManager:
                 reply = await self._gcs.call(
                     "ChangeGroups", g.ChangeGroups(list(create.values()), remove), g.GroupStates
                 )
-            except RpcError as error:
-                logger.warning("The GCS did not hear of placement groups: %s", error)
+            except Exception as error:  # an RpcError, or what else a call may run into
+                logger.warning("The GCS did not hear of placement groups: %r", error)
                 reply = g.GroupStates(
                     [gm.GroupState(group_id, "REMOVED", str(error)) for group_id in create]
                 )
@@ -195,8 +195,8 @@ class GroupManager:
             reply = await self._gcs.call(
                 "WaitGroups", g.WaitGroups(group_ids), g.GroupStates, _WAIT_S
             )
-        except RpcError as error:
-            logger.warning("The state of a placement group is not known: %s", error)
+        except Exception as error:  # who waits for it waits on, whatever this call ran into
+            logger.warning("The state of a placement group is not known: %r", error)
             await asyncio.sleep(_AGAIN_S)
             return []
         return reply.states

@@ -13,7 +13,7 @@ from nbray.common.accelerators import DeviceIds, as_key
 from nbray.common.background import Background
 from nbray.raylet.exits import GROUP_REMOVED, OWNER_GONE, Exit
 from nbray.raylet.process import Handlers, Process
-from nbray.raylet.workers.lease import Event, LeaseLife
+from nbray.raylet.workers.lease import Event, LeaseLife, State
 from nbray.raylet.workers.memory import Candidate
 from nbray.raylet.workers.pending import (
     Decision,
@@ -166,10 +166,16 @@ class LeaseManager:
         lease.move(Event.GRANTED, time.time())
         lease.pending, lease.taken = None, taken
         request = lease.request
-        lease.give_up = self._workers.want(
-            request.job.job_id, partial(self._use, lease), partial(self._refuse, lease),
-            env=env, resources=request.resources, devices=as_key(taken.device_ids()),
-        )  # fmt: skip
+        try:
+            lease.give_up = self._workers.want(
+                request.job.job_id, partial(self._use, lease), partial(self._refuse, lease),
+                env=env, resources=request.resources, devices=as_key(taken.device_ids()),
+            )  # fmt: skip
+        except Exception as error:  # its submitter hears of it, and others get what it was given
+            if lease.state is State.STARTING:
+                cause = Cause(CauseKind.FAULT, f"Its raylet failed: {error!r}")
+                self._refuse(lease, cause)
+            raise
 
     def _use(self, lease: LeaseLife, worker: Worker | None) -> None:
         """A worker is there; or none, since the job is over."""
@@ -290,22 +296,28 @@ class LeaseManager:
 
     def _carry_out(self, decisions: Sequence[Decision]) -> None:
         for decision in decisions:
-            match decision:
-                case Granted(request, taken):
-                    self.changed.set()
-                    request.on_granted(taken)
-                case Moved(request, choice):
-                    assert request.on_moved is not None
-                    self.changed.set()
-                    request.on_moved(choice)
-                case Infeasible(request):
-                    self._warn(request)
-                case UnknownNode(request):
-                    self._background.start(self._look_up(request))
-                case Reclaim(holder, lease_ids):
-                    for lease_id in lease_ids:
-                        self._scheduler.leases[lease_id].move(Event.RECLAIMED, time.time())
-                    holder.send(m.ReclaimLeases(lease_ids))
+            try:
+                self._act(decision)
+            except Exception:  # the others have been taken out of the queue, too
+                logger.exception("A decision was not carried out: %s", type(decision).__name__)
+
+    def _act(self, decision: Decision) -> None:
+        match decision:
+            case Granted(request, taken):
+                self.changed.set()
+                request.on_granted(taken)
+            case Moved(request, choice):
+                assert request.on_moved is not None
+                self.changed.set()
+                request.on_moved(choice)
+            case Infeasible(request):
+                self._warn(request)
+            case UnknownNode(request):
+                self._background.start(self._look_up(request))
+            case Reclaim(holder, lease_ids):
+                for lease_id in lease_ids:
+                    self._scheduler.leases[lease_id].move(Event.RECLAIMED, time.time())
+                holder.send(m.ReclaimLeases(lease_ids))
 
     def _warn(self, request: PendingRequest) -> None:
         """Show the driver of a request that no node can ever serve it."""

@@ -173,8 +173,10 @@ class WorkerPool:
     def worker_ended(self, worker: Worker) -> None:
         """A worker has ended, ready or not."""
         self._forget(worker)
-        self.start_again()
-        self._on_end(worker)
+        try:
+            self.start_again()
+        finally:  # whoever had it hears of its end, whether others get one or not
+            self._on_end(worker)
 
     def start_again(self) -> None:
         """Give the workers that nobody has used to those who wait, and start what is missing."""

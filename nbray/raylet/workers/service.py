@@ -228,11 +228,12 @@ class WorkerService:
     def _ended(self, worker: Worker) -> None:
         cause = worker.cause(Here(self._row.node_id, self._name))
         logger.info("%s", cause)
-        self.leases.worker_gone(worker, cause)
+        # First what cannot fail: the GCS hears of its actors, whoever gets what it had of the node.
         if worker.actor_id:
             self._background.start(self.actors.worker_gone(worker, cause))
         if worker.made_actors:
             self._background.start(self.actors.owner_gone(worker, cause))
+        self.leases.worker_gone(worker, cause)
         expected = worker.state is State.LEFT
         if not expected:
             logger.info("Nobody ended this worker. Its story:\n%s", "\n".join(worker.story))
