@@ -15,7 +15,7 @@ import nbray
 from nbray.cluster_utils import AutoscalingCluster
 from nbray.common.addresses import is_loopback, own_address
 from nbray.launcher.dashboard import DashboardOptions
-from nbray.testing import wait_until
+from nbray.testing import Gate, wait_until
 from nbray.wire.certificates import Authority
 
 pytestmark = pytest.mark.slow
@@ -73,12 +73,17 @@ def test_nodes_that_an_autoscaler_starts_have_tls_as_the_head(
     try:
         nbray.init(cluster.address)
 
+        gate = Gate(tmp_path)
+
         @nbray.remote(num_cpus=1)
         def where() -> str:
-            time.sleep(1.5)
+            gate.wait_here()
             return str(nbray.get_runtime_context().get_node_id())
 
-        assert len(set(nbray.get([where.remote() for _ in range(2)], timeout=60))) == 2
+        refs = [where.remote() for _ in range(2)]
+        gate.wait_for(2)
+        gate.open()
+        assert len(set(nbray.get(refs, timeout=60))) == 2
     finally:
         nbray.shutdown()
         cluster.shutdown()
