@@ -211,7 +211,7 @@ def test_of_two_ups_at_once_one_is_refused_by_name(laptop: Laptop) -> None:
     assert re.search(r"Cluster c is being changed by `nbray up`, pid \d+ on ", refused), refused
     for number in (1, 2, 3):
         (laptop.hosts.tmp(number) / "go").touch()
-    output, _ = first.communicate(timeout=60)
+    output, _ = first.communicate(timeout=120)
     assert first.returncode == 0, output
 
 

@@ -147,7 +147,7 @@ def test_of_two_laptops_one_is_told_who_the_other_is(laptop: Laptop) -> None:
     assert f" on {name}, since" in refused.stderr
     for number in (1, 2):
         (hosts.tmp(number) / "go").touch()
-    output, _ = first.communicate(timeout=60)
+    output, _ = first.communicate(timeout=120)
     assert first.returncode == 0, output
     before = laptop.raylets()
     again = hosts.run(3, "nbray", "up", "-y", "cluster.yaml")

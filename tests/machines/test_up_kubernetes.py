@@ -137,8 +137,9 @@ def test_a_head_s_pod_is_made_anew_and_the_cluster_goes_on(file: File, how: str)
             "another head", 60,
         )  # fmt: skip
     else:
+        process = kube.kubelet.running["mine-head-0"]
         os.kill(kube.kubelet.first_process("mine-head-0"), 9)
-        wait_until(lambda: "mine-head-0" not in kube.kubelet.running, "the end of it")
+        wait_until(lambda: kube.kubelet.running.get("mine-head-0") is not process, "the end of it")
     file.nbray("up", "-y")
     assert "found kept" in kube.python(FIND)
     assert {name for name in kube.kubelet.running if "head" not in name} == workers
