@@ -153,7 +153,7 @@ def test_a_changed_file_reaches_the_autoscaler_of_the_head_that_runs(login: Logi
     assert "tell its autoscaler" in login.nbray("up", "--dry-run")
     login.nbray("up", "-y")
     assert login.heads() == before
-    wait_until(lambda: len(login.jobs()) == 1, "the job of min_workers", 30)
+    wait_until(lambda: len(login.jobs()) == 1, "the job of min_workers")
     assert "of-jobs: job 1 to 3" in login.nbray("exec", "nbray status")
     wait_until(lambda: len(login.nbray("get-worker-ips").split()) == 1, "its node", 60)
 
@@ -164,13 +164,13 @@ def test_workers_go_alone_and_none_comes_until_the_next_up(login: LoginNode) -> 
     before = login.heads()
     assert "ran on sn" in login.nbray("submit", "where.py", "2")
     login.nbray("down", "-y", "--keep-min-workers")
-    wait_until(lambda: len(login.jobs()) == 1, "the jobs beyond min_workers to end", 30)
+    wait_until(lambda: len(login.jobs()) == 1, "the jobs beyond min_workers to end")
     assert "no worker is left" in login.nbray("down", "-y", "--workers-only")
-    wait_until(lambda: not login.jobs(), "the end of all jobs", 30)
+    wait_until(lambda: not login.jobs(), "the end of all jobs")
     assert login.heads() == before
     assert "of-jobs: job 0 to 0" in login.nbray("exec", "nbray status")
     login.nbray("up", "-y")
-    wait_until(lambda: len(login.jobs()) == 1, "the job of min_workers", 30)
+    wait_until(lambda: len(login.jobs()) == 1, "the job of min_workers")
     assert login.heads() == before
 
 
@@ -236,7 +236,7 @@ def test_a_second_head_of_the_name_is_refused_on_the_same_machine(login: LoginNo
         return "".join(path.read_text() for path in login.sessions.glob("s*/logs/*.log"))
 
     try:
-        wait_until(lambda: "another head of cluster of-jobs runs here" in said(), "the reason", 30)
+        wait_until(lambda: "another head of cluster of-jobs runs here" in said(), "the reason")
     finally:
         subprocess.run([*second, "stop", f"--address={address[1]}"], env=login.env, check=True)
     assert login.jobs()
@@ -256,7 +256,7 @@ def test_down_leaves_neither_jobs_nor_a_folder_and_up_begins_anew(login: LoginNo
 def test_a_head_that_was_killed_comes_back_with_its_session(login: LoginNode) -> None:
     login.write(available_node_types=ONE)
     login.nbray("up", "-y")
-    wait_until(lambda: len(login.jobs()) == 1, "a job", 30)
+    wait_until(lambda: len(login.jobs()) == 1, "a job")
     address = login.nbray("exec", "echo $NBRAY_ADDRESS").strip().splitlines()[-1]
     for process in processes_of(login.sessions):
         if "nbray:" not in str(process.info["cmdline"]):
