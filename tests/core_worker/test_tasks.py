@@ -15,6 +15,7 @@ import pytest
 import nbray
 from nbray.driver.joining import find_session
 from nbray.testing import Gate, processes_of, wait_until
+from nbray.util.state import list_objects
 
 
 @nbray.remote
@@ -198,4 +199,7 @@ def test_idle_workers_stay_while_others_need_what_they_own(cluster: Path, tmp_pa
     for i, (large, small) in enumerate(made):
         assert int(nbray.get(large, timeout=30)[0]) == nbray.get(small, timeout=30) == i
     del refs, made, large, small
-    wait_until(lambda: workers() <= 2, "the idle workers to leave", timeout=30)
+    try:
+        wait_until(lambda: workers() <= 2, "the idle workers to leave")
+    except AssertionError:
+        pytest.fail(f"{workers()} workers, which hold {list_objects()}")
