@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -18,10 +19,11 @@ from nbray.common.session import GCS
 from nbray.launcher.local import RunningNode
 from nbray.state import queries
 from nbray.wire.credentials import read_identity
-from nbray.wire.grpc_service import GrpcClient, RpcError
+from nbray.wire.grpc_service import GrpcClient, RefusedError, RpcError
 from nbray.wire.scaling_messages import Drained, DrainNode
 
 _ASK_S = 10.0
+_AGAIN_S = 2.0
 _DRAINED = "drained: "
 
 
@@ -36,20 +38,44 @@ def notices_wait() -> Iterator[None]:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, NOTICES)
 
 
-def drain(node: RunningNode, number: int) -> str:
-    """Have a node that is no head drained since a notice came; returns what to say about it."""
-    name = signal.Signals(number).name
-    request = DrainNode(bytes.fromhex(node.node_id), f"{name}: its job is about to end")
-    try:
-        answer = _call(node, "DrainNode", request)
-    except RpcError as error:
-        return f"{name}: the job is about to end, and the node could not be drained: {error}"
-    if not answer.accepted:
-        return f"{name}: the job is about to end. {answer.why}"
-    return (
-        f"{name}: the job is about to end. No new work starts on this node, what runs goes on, and "
-        "its values move to other nodes."
-    )
+class Drain:
+    """Has a node that is no head drained since a notice came, and says what comes of it.
+
+    Args:
+        node: what the notice is about.
+        tell: takes a line about it.
+    """
+
+    def __init__(self, node: RunningNode, tell: Callable[[str], None]) -> None:
+        self._node = node
+        self._tell = tell
+        self._not_before = 0.0
+
+    def ask(self, number: int) -> bool:
+        """Ask for it once; whether that has come to an end, or is to be asked again.
+
+        Whoever stands still for a moment is asked again: what is here would end with the job.
+        """
+        if time.monotonic() < self._not_before:
+            return False
+        name = signal.Signals(number).name
+        request = DrainNode(bytes.fromhex(self._node.node_id), f"{name}: its job is about to end")
+        try:
+            answer = _call(self._node, "DrainNode", request)
+        except RefusedError as error:
+            answer = Drained(False, str(error))
+        except RpcError as error:
+            answer = Drained(False, str(error), silent=True)
+        self._not_before = time.monotonic() + _AGAIN_S
+        if answer.accepted:
+            said = "No new work starts on this node, what runs goes on, and its values move to "
+            self._tell(f"{name}: the job is about to end. {said}other nodes.")
+        elif answer.silent:
+            said = "and the node could not be drained so far"
+            self._tell(f"{name}: the job is about to end, {said}: {answer.why}")
+        else:
+            self._tell(f"{name}: the job is about to end. {answer.why}")
+        return not answer.silent
 
 
 def _call(node: RunningNode, method: str, request: DrainNode) -> Drained:

@@ -27,6 +27,8 @@ _LINES_SHOWN = 6
 _STALE_S = 15.0
 _ANSWER_S = 30.0
 _LOOK_S = 0.5
+_ASK_S = 15.0
+_PATIENCE_S = 30.0
 
 
 def show_scaling(
@@ -141,12 +143,19 @@ async def _drain(
     address: str, token: bytes, node_id: str, why: str, deadline_s: float, only_idle: bool
 ) -> Drained:
     async with StateClient(address, token) as client:
-        known = [row.node_id for row in await client.ask(NODES, 5.0) if row.state == "ALIVE"]
+        known = [row.node_id for row in await client.ask(NODES, _ASK_S) if row.state == "ALIVE"]
         matching = [one for one in known if one.startswith(node_id.lower())]
         if len(matching) != 1:
             raise ValueError(f"{len(matching)} living nodes have an id that begins with {node_id}.")
-        request = DrainNode(bytes.fromhex(matching[0]), why, deadline_s, only_idle)
-        return await client.call("DrainNode", request, Drained, 15.0)
+        began = time.monotonic()
+        while True:  # a raylet that stands still for a moment would lose what is only there
+            since = time.monotonic() - began
+            left_s = max(1.0, deadline_s - since) if deadline_s else 0.0
+            request = DrainNode(bytes.fromhex(matching[0]), why, left_s, only_idle)
+            answer = await client.call("DrainNode", request, Drained, _ASK_S)
+            if not answer.silent or since > _PATIENCE_S:
+                return answer
+            await asyncio.sleep(_LOOK_S)
 
 
 def _bounds(word: str, kind: str) -> Bounds | None:

@@ -9,7 +9,7 @@ from types import FrameType
 
 import psutil
 
-from nbray.cli.leaving import drain, was_drained
+from nbray.cli.leaving import Drain, was_drained
 from nbray.cli.leaving import notices_wait as notices_wait
 from nbray.cli.terminal import CliError, say
 from nbray.common.process import NOTICES
@@ -41,10 +41,9 @@ def hear_signals() -> Heard:
 
 def stay(node: RunningNode, keep_session: bool, heard: Heard) -> None:
     """Until SIGINT or SIGTERM, or until the raylet ends; it brings a GCS back itself."""
-    raylet = psutil.Process(node.children[-1].pid)
+    raylet, drain = psutil.Process(node.children[-1].pid), Drain(node, say)
     while not heard.leave.wait(0.2):
-        if heard.notices:
-            say(drain(node, heard.notices.pop()))
+        if heard.notices and drain.ask(heard.notices[-1]):
             heard.notices.clear()
         if raylet.status() == psutil.STATUS_ZOMBIE:
             _tell_end(node, raylet.pid, keep_session)

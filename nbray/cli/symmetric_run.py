@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,7 +29,7 @@ import psutil
 from click.exceptions import Exit
 
 from nbray.cli.declared import declared_options
-from nbray.cli.leaving import drain, notices_wait, was_drained
+from nbray.cli.leaving import Drain, notices_wait, was_drained
 from nbray.cli.start import start_node
 from nbray.cli.terminal import CliError, say
 from nbray.common.addresses import (
@@ -384,11 +385,11 @@ class _Other:
 
     def _stay(self, node: RunningNode, cluster: _Cluster) -> int:
         raylet = psutil.Process(node.children[-1].pid)
+        drain = Drain(node, partial(say, err=True))
         while not self._signals.end.wait(_ASK_S):
             if cluster.is_over():
                 return 0
-            if self._signals.notices:
-                say(drain(node, self._signals.notices.pop()[0]), err=True)
+            if self._signals.notices and drain.ask(self._signals.notices[-1][0]):
                 self._signals.notices.clear()
             if raylet.status() == psutil.STATUS_ZOMBIE:
                 if reason := was_drained(node):

@@ -70,10 +70,14 @@ class DrainNode(msgspec.Struct, array_like=True):
 
 
 class Drained(msgspec.Struct, array_like=True):
-    """Whether the node drains now, or has left; ``why`` not."""
+    """Whether the node drains now, or has left; ``why`` not.
+
+    Its raylet may be ``silent`` so far: it is to be asked again, and may drain all the same.
+    """
 
     accepted: bool
     why: str = ""
+    silent: bool = False
 
 
 class WaitingGroup(msgspec.Struct, array_like=True):

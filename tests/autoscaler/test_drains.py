@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import psutil
 import pytest
+from support import stopping
+from support.commands import command, start_command
 from support.nodes import join_here
 
 import nbray
@@ -127,3 +134,67 @@ def _autoscaler(folder: str) -> psutil.Process:
 
     wait_until(there, "the autoscaler")
     return found[0]
+
+
+def test_a_raylet_that_stands_still_when_it_is_to_drain_drains_when_it_goes_on(
+    head: psutil.Process,
+) -> None:
+    node = join_here({"far": 4}, 64 * MB)
+    ref = make.remote(7, 1, 110_000)
+    nbray.wait([ref], timeout=100, fetch_local=False)
+    raylet = node.children[-1].pid
+    stopping.stand_still(raylet)
+    try:
+        asking = start_command(
+            "drain-node", f"--node-id={node.node_id}", "--reason=DRAIN_NODE_REASON_PREEMPTION",
+            "--reason-message=a test", "--deadline-remaining-seconds=60",
+        )  # fmt: skip
+        time.sleep(8)  # longer than the GCS waits for it
+    finally:
+        os.kill(raylet, signal.SIGCONT)
+    said, failed = asking.communicate(timeout=60)
+    assert asking.returncode == 0 and "The node drains" in said, said + failed
+    wait_until(has_left, "the node's leaving", 100)
+    node.stop()
+    assert nbray.get(ref, timeout=60)[0] == 7
+
+
+def read_until(running: subprocess.Popen[str], text: str) -> None:
+    assert running.stdout is not None
+    lines = [""]
+    while text not in lines[-1]:
+        lines.append(running.stdout.readline())
+        assert lines[-1], f"{text!r} is not in what it said: {lines}\n{running.communicate()[1]}"
+
+
+def test_a_notice_while_the_raylet_stands_still_is_heeded_when_it_goes_on(home: Path) -> None:
+    small = ("--include-dashboard=0", "--object-store-memory=64MB")
+    started = command("start", "--head", "--port=0", "--num-cpus=1", *small)
+    address = re.search(r"cluster (\S+)\.", started.stdout)
+    assert address, started.stderr
+    try:
+        nbray.init(address[1])
+        staying = start_command(
+            "start", f"--address={address[1]}", "--block", '--resources={"far": 4}', *small[1:]
+        )
+        read_until(staying, " runs, cluster ")
+        ref = make.remote(7, 1, 110_000)
+        nbray.wait([ref], timeout=100, fetch_local=False)
+        (raylet,) = [
+            child for child in psutil.Process(staying.pid).children()
+            if "nbray.raylet" in child.cmdline()
+        ]  # fmt: skip
+        stopping.stand_still(raylet.pid)
+        try:
+            staying.send_signal(signal.SIGUSR1)
+            read_until(staying, "the node could not be drained so far")
+        finally:
+            raylet.resume()
+        said, failed = staying.communicate(timeout=100)
+        assert staying.returncode == 0, said + failed
+        assert "No new work starts on this node" in said, said
+        assert "was drained, and has left" in said, said
+        assert nbray.get(ref, timeout=60)[0] == 7
+    finally:
+        nbray.shutdown()
+        command("stop")

@@ -14,7 +14,8 @@ import pytest
 
 import nbray
 from nbray.driver.joining import find_session
-from nbray.testing import processes_of, wait_until
+from nbray.testing import Gate, processes_of, wait_until
+from nbray.util.state import list_objects
 
 
 @nbray.remote
@@ -175,22 +176,30 @@ def test_unknown_options_and_direct_calls_are_errors(cluster: Path) -> None:
 
 
 @pytest.mark.slow
-def test_idle_workers_stay_while_others_need_what_they_own(cluster: Path) -> None:
+def test_idle_workers_stay_while_others_need_what_they_own(cluster: Path, tmp_path: Path) -> None:
+    gate = Gate(tmp_path)
+
     @nbray.remote(num_cpus=0)
     def make(i: int) -> list[nbray.ObjectRef]:
-        time.sleep(0.3)  # so that each has a worker for itself
+        gate.wait_here()  # so that each has a worker for itself
         return [nbray.put(np.full(30_000, i)), nbray.put(i)]
 
-    made = nbray.get([make.remote(i) for i in range(8)], timeout=60)
+    refs = [make.remote(i) for i in range(8)]
+    gate.wait_for(8)
+    gate.open()
+    made = nbray.get(refs, timeout=60)
 
     def workers() -> float:
         return float(nbray.nodes()[0]["Stats"]["workers"])
 
-    assert workers() >= 8
+    wait_until(lambda: workers() >= 8, "the report of eight workers")
     nbray.get(
         [nbray.remote(time.sleep).remote(1.5) for _ in range(2)], timeout=60
     )  # trims meanwhile
     for i, (large, small) in enumerate(made):
         assert int(nbray.get(large, timeout=30)[0]) == nbray.get(small, timeout=30) == i
-    del made, large, small
-    wait_until(lambda: workers() <= 2, "the idle workers to leave", timeout=30)
+    del refs, made, large, small
+    try:
+        wait_until(lambda: workers() <= 2, "the idle workers to leave")
+    except AssertionError:
+        pytest.fail(f"{workers()} workers, which hold {list_objects()}")

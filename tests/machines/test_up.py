@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from support.laptop import FIRST, HEAD, SECOND, SMALL, WHERE, Laptop
+from support.everywhere import program_on, tasks_on
+from support.laptop import FIRST, HEAD, SECOND, SMALL, Laptop
 from support.ssh_hosts import why_not
 
 from nbray.testing import wait_until
@@ -27,7 +28,7 @@ def test_one_file_is_a_cluster_and_a_second_up_changes_nothing(laptop: Laptop) -
     assert shown.count("started") >= 3
     before = laptop.raylets()
     assert set(before) == {1, 2, 3}
-    assert "ran on 3 hosts" in laptop.program(WHERE)
+    assert "ran on 3 hosts" in laptop.program(program_on(3))
     token = next(laptop.hosts.home(1).glob(".nbray/clusters/c/*/token"))
     assert token.stat().st_mode & 0o777 == 0o600
     for number in range(4):
@@ -51,7 +52,7 @@ def test_a_cluster_with_tls_hands_each_host_a_certificate_of_its_own(
     laptop.write(tls="~/tls")
     shown = laptop.up()
     assert shown.count("started") >= 3
-    assert "ran on 3 hosts" in laptop.program(WHERE)
+    assert "ran on 3 hosts" in laptop.program(program_on(3))
     certificates = set()
     for number in (1, 2, 3):
         (own,) = laptop.hosts.home(number).glob(".nbray/clusters/c/*/tls.pem")
@@ -65,7 +66,7 @@ def test_a_cluster_with_tls_hands_each_host_a_certificate_of_its_own(
     assert laptop.raylets() == before
     laptop.write(tls=True)
     assert laptop.up("-y").count("started") >= 3
-    assert "ran on 3 hosts" in laptop.program(WHERE)
+    assert "ran on 3 hosts" in laptop.program(program_on(3))
 
 
 def test_a_set_up_command_that_fails_is_shown_and_the_others_go_on(laptop: Laptop) -> None:
@@ -138,7 +139,7 @@ def test_a_worker_that_lost_its_power_is_started_by_up(laptop: Laptop) -> None:
     assert "its node has ended" in laptop.up()
     after = laptop.raylets()
     assert (after[1], after[2]) == (before[1], before[2]) and 3 in after
-    assert "ran on 3 hosts" in laptop.program(WHERE)
+    assert "ran on 3 hosts" in laptop.program(program_on(3))
 
 
 KEEP = """
@@ -210,7 +211,7 @@ def test_of_two_ups_at_once_one_is_refused_by_name(laptop: Laptop) -> None:
     assert re.search(r"Cluster c is being changed by `nbray up`, pid \d+ on ", refused), refused
     for number in (1, 2, 3):
         (laptop.hosts.tmp(number) / "go").touch()
-    output, _ = first.communicate(timeout=60)
+    output, _ = first.communicate(timeout=120)
     assert first.returncode == 0, output
 
 
@@ -247,18 +248,13 @@ shell = InteractiveShell.instance()
 shell.run_line_magic("load_ext", "nbray")
 shell.run_line_magic("nbray", "up cluster.yaml")
 shell.run_line_magic("nbray", "attach cluster.yaml")
-import nbray, os, time
-@nbray.remote
-def where():
-    time.sleep(0.2)
-    return os.uname().nodename
-print("ran on", len(set(nbray.get([where.remote() for _ in range(30)], timeout=60))), "hosts")
-shell.run_line_magic("nbray", "stop")
+import nbray
 """
 
 
 def test_a_notebook_brings_a_cluster_up_and_joins_it(laptop: Laptop) -> None:
-    shown = laptop.hosts.run(0, "python", "-c", NOTEBOOK, timeout=200)
+    program = NOTEBOOK + tasks_on(3, "hosts") + 'shell.run_line_magic("nbray", "stop")\n'
+    shown = laptop.hosts.run(0, "python", "-c", program, timeout=200)
     assert shown.returncode == 0, shown.stderr
     assert f"{HEAD}: started" in shown.stdout and "4 nodes" in shown.stdout
     assert "ran on 3 hosts" in shown.stdout
@@ -274,4 +270,4 @@ def test_a_jump_host_and_another_port(laptop: Laptop) -> None:
     laptop.up()
     client, _, _, port = (laptop.hosts.tmp(2) / "connection").read_text().split()
     assert client == HEAD and port == "2222"
-    assert "ran on 3 hosts" in laptop.program(WHERE)
+    assert "ran on 3 hosts" in laptop.program(program_on(3))

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 from support import containers
-from support.laptop import FIRST, HEAD, WHERE, Laptop, laptop_of
+from support.everywhere import program_on
+from support.laptop import FIRST, HEAD, Laptop, laptop_of
 from support.ssh_hosts import Hosts, ssh_hosts, why_not
 
 from nbray.testing import wait_until
@@ -72,7 +73,7 @@ def test_nodes_run_in_containers_with_files_from_the_laptop_and_the_head(
     assert "started" not in laptop.up() and laptop.raylets() == before
     assert names(hosts, 1) == names(hosts, 2) == ["of_c"]
     assert (hosts.home(2) / "where").read_text() == "out\n"
-    assert "ran on 2 hosts" in laptop.program(WHERE)
+    assert "ran on 2 hosts" in laptop.program(program_on(2))
     worker = hosts.run(2, "podman", "exec", "of_c", "sh", "-c", "cat ~/saw ~/made/it")
     assert worker.stdout == "1of the head\n", worker.stderr
     inside = laptop.nbray("exec", "echo $NBRAY_ADDRESS; ls ~/where; exit 7")
@@ -136,4 +137,4 @@ def test_a_command_in_a_container_is_cut_and_another_container_is_made_where_opt
     hosts.power_off(2)
     hosts.boot(2)
     assert "it has no container" in laptop.up()
-    assert "ran on 2 hosts" in laptop.program(WHERE)
+    assert "ran on 2 hosts" in laptop.program(program_on(2))

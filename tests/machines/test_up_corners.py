@@ -10,7 +10,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.laptop import FIRST, HEAD, SECOND, WHERE, Laptop, laptop_of
+from support.everywhere import program_on
+from support.laptop import FIRST, HEAD, SECOND, Laptop, laptop_of
 from support.ssh_hosts import Hosts, ssh_hosts, why_not
 
 from nbray.testing import wait_until
@@ -91,7 +92,7 @@ def test_down_may_leave_the_head_or_the_least_of_workers(laptop: Laptop) -> None
     assert set(laptop.raylets()) == {1}
     laptop.write(min_workers=2)
     laptop.up()
-    assert "ran on 3 hosts" in laptop.program(WHERE)
+    assert "ran on 3 hosts" in laptop.program(program_on(3))
 
 
 ODD = "a 'b\" $HOME:ü\nc"
@@ -123,7 +124,7 @@ def test_odd_names_and_files_of_the_head_reach_the_workers(laptop: Laptop) -> No
     before = laptop.raylets()
     assert "started" not in laptop.up()
     assert laptop.raylets() == before
-    assert "ran on 3 hosts" in laptop.program(WHERE)
+    assert "ran on 3 hosts" in laptop.program(program_on(3))
 
 
 def test_of_two_laptops_one_is_told_who_the_other_is(laptop: Laptop) -> None:
@@ -146,7 +147,7 @@ def test_of_two_laptops_one_is_told_who_the_other_is(laptop: Laptop) -> None:
     assert f" on {name}, since" in refused.stderr
     for number in (1, 2):
         (hosts.tmp(number) / "go").touch()
-    output, _ = first.communicate(timeout=60)
+    output, _ = first.communicate(timeout=120)
     assert first.returncode == 0, output
     before = laptop.raylets()
     again = hosts.run(3, "nbray", "up", "-y", "cluster.yaml")
@@ -194,7 +195,7 @@ def test_a_host_that_stands_still_is_waited_for_a_while_and_then_told(laptop: La
             stop_or_go_on(hosts, 3, signal.SIGCONT)
             wait_until(lambda: hosts.answers(3), "the host to answer")
     laptop.up()
-    assert "ran on 3 hosts" in laptop.program(WHERE)
+    assert "ran on 3 hosts" in laptop.program(program_on(3))
 
 
 MANY = 60
@@ -238,4 +239,4 @@ def test_hosts_with_one_home_and_the_laptop_s_too() -> None:
         assert set(before) == {1, 2}
         assert "started" not in laptop.up()
         assert laptop.raylets() == before
-        assert "ran on 2 hosts" in laptop.program(WHERE)
+        assert "ran on 2 hosts" in laptop.program(program_on(2))

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support.everywhere import program_on
 from support.kubelet import KubeCluster, kube_cluster, why_not
 
 from nbray.testing import wait_until
@@ -58,23 +59,12 @@ def place() -> Iterator[Place]:
     with kube_cluster(6) as kube:
         one = Place(kube)
         Authority.of(kube.base / "authority")
-        (kube.base / "where it is.py").write_text(WHERE)
+        (kube.base / "where it is.py").write_text(program_on(2, "pods"))
         one.write(tls=str(kube.base / "authority"))
         one.nbray("up", "-y")
         yield one
         one.nbray("down", "-y")
         wait_until(lambda: not kube.kubelet.running, "the end of all pods", 60)
-
-
-WHERE = """
-import nbray, os, sys, time
-nbray.init()
-@nbray.remote
-def where():
-    time.sleep(0.3)
-    return os.uname().nodename
-print("ran on", len(set(nbray.get([where.remote() for _ in range(20)], timeout=60))), *sys.argv[1:])
-"""
 
 
 def test_a_command_runs_in_the_head_and_its_exit_code_comes_back(place: Place) -> None:
@@ -84,7 +74,7 @@ def test_a_command_runs_in_the_head_and_its_exit_code_comes_back(place: Place) -
 
 def test_a_script_is_copied_and_runs_with_its_words_on_all_pods(place: Place) -> None:
     said = place.nbray("submit", "where it is.py", "it's", "two words")
-    assert "ran on 2 it's two words" in said
+    assert "ran on 2 pods it's two words" in said
 
 
 def test_files_go_to_the_head_and_come_back(place: Place) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support.everywhere import program_on
 from support.kubelet import KubeCluster, kube_cluster, why_not
 
 from nbray.testing import wait_until
@@ -68,17 +69,6 @@ def file(kube: KubeCluster) -> Iterator[File]:
     assert not left
 
 
-WHERE = """
-import nbray, os, time
-nbray.init()
-@nbray.remote
-def where():
-    time.sleep(0.3)
-    return os.uname().nodename
-print("ran on", len(set(nbray.get([where.remote() for _ in range(30)], timeout=60))), "pods")
-"""
-
-
 def test_one_file_is_a_cluster_and_a_second_up_changes_nothing(file: File) -> None:
     kube = file.kube
     would = file.nbray("up", "--dry-run")
@@ -87,7 +77,7 @@ def test_one_file_is_a_cluster_and_a_second_up_changes_nothing(file: File) -> No
     assert shown.count("ready") >= 3
     pods = kube.api.names("pods")
     assert len(pods) == 3 and "mine-head-0" in pods
-    assert "ran on 3 pods" in kube.python(WHERE)
+    assert "ran on 3 pods" in kube.python(program_on(3, "pods"))
     again = file.nbray("up", "-y")
     assert "unchanged" in again and kube.api.names("pods") == pods
     assert len(file.nbray("get-worker-ips").split()) == 2
@@ -147,12 +137,13 @@ def test_a_head_s_pod_is_made_anew_and_the_cluster_goes_on(file: File, how: str)
             "another head", 60,
         )  # fmt: skip
     else:
+        process = kube.kubelet.running["mine-head-0"]
         os.kill(kube.kubelet.first_process("mine-head-0"), 9)
-        wait_until(lambda: "mine-head-0" not in kube.kubelet.running, "the end of it")
+        wait_until(lambda: kube.kubelet.running.get("mine-head-0") is not process, "the end of it")
     file.nbray("up", "-y")
     assert "found kept" in kube.python(FIND)
     assert {name for name in kube.kubelet.running if "head" not in name} == workers
-    assert "ran on 3 pods" in kube.python(WHERE)
+    assert "ran on 3 pods" in kube.python(program_on(3, "pods"))
 
 
 def test_what_the_container_before_left_makes_no_pod_ready(file: File) -> None:
@@ -210,17 +201,6 @@ def test_a_worker_s_pod_hands_on_what_only_it_has_before_it_ends(file: File) -> 
         assert working.result() == "1800000.0\n"
 
 
-GROW = """
-import nbray, os, time
-nbray.init()
-@nbray.remote
-def where():
-    time.sleep(1)
-    return os.uname().nodename
-print("ran on", len(set(nbray.get([where.remote() for _ in range(12)], timeout=100))), "pods")
-"""
-
-
 def test_pods_come_with_the_demand_and_go_with_the_head(file: File) -> None:
     kube = file.kube
     types = {
@@ -230,7 +210,7 @@ def test_pods_come_with_the_demand_and_go_with_the_head(file: File) -> None:
     file.write(available_node_types=types)
     file.nbray("up", "-y")
     assert kube.api.names("pods") == ["mine-head-0"]
-    printed = kube.python(GROW)
+    printed = kube.python(program_on(2, "pods"), 200)
     assert "ran on 3 pods" in printed or "ran on 2 pods" in printed, printed
     pods = [name for name in kube.api.names("pods") if "head" not in name]
     owner = kube.api.store.pod(pods[0])["metadata"]["ownerReferences"][0]

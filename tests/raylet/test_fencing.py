@@ -179,10 +179,13 @@ def test_a_node_that_stands_still_is_named_and_the_others_answer(
         wait_until(lambda: "silent for" in cause_of_death(node), "the GCS to notice")
         with pytest.raises(StateApiException, match=node.node_id):
             list_workers()
-        rows = list_workers(raise_on_missing_output=False)
-        assert {row.worker_type for row in rows} == {"DRIVER", "WORKER"}
+
+        def kinds() -> set[str]:
+            return {row.worker_type for row in list_workers(raise_on_missing_output=False)}
+
+        wait_until(lambda: kinds() == {"DRIVER", "WORKER"}, "the workers of the other node")
         monkeypatch.setenv("COLUMNS", "200")
-        subprocess.run([sys.executable, "-c", STATUS, facts["address"]], check=True, timeout=30)
+        subprocess.run([sys.executable, "-c", STATUS, facts["address"]], check=True, timeout=90)
         assert "silent for" in capfd.readouterr().out
         assert node.node_id in alive()
     finally:

@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -106,15 +107,22 @@ def tight(session_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return session_root
 
 
-def grow(megabytes: int, folder: str = "") -> int:
-    """Take memory bit by bit, then hold it for a moment."""
+def grow(megabytes: int, folder: Path | None = None) -> int:
+    """Take memory bit by bit, then hold it for a moment.
+
+    Of those that share a folder each holds it until another one is there that begins anew.
+    """
+    if folder:
+        (folder / uuid.uuid4().hex).touch()
+        wait_until(lambda: len(os.listdir(folder)) >= 2, "the other one to begin")
     taken = []
     for _ in range(megabytes // 20):
         taken.append(np.ones(20 * MB, np.uint8))
         time.sleep(0.02)
     if folder:
-        Path(folder, f"{os.getpid()}").touch()
-    time.sleep(1.0)
+        wait_until(lambda: len(os.listdir(folder)) >= 3, "one of them to be ended and come back")
+    else:
+        time.sleep(1.0)
     return len(taken)
 
 
@@ -132,8 +140,8 @@ def test_a_task_that_takes_all_memory_fails_with_what_everybody_took(tight: Path
 @pytest.mark.slow
 def test_of_two_tasks_the_newer_one_waits_and_both_succeed(tight: Path, tmp_path: Path) -> None:
     hog = nbray.remote(max_retries=1)(grow)  # to be ended for memory does not use it up
-    first = hog.remote(420, str(tmp_path))
-    second = hog.remote(420, str(tmp_path))
+    first = hog.remote(420, tmp_path)
+    second = hog.remote(420, tmp_path)
     assert nbray.get([first, second], timeout=90) == [21, 21]
     log = nbray.driver.joining.find_session("auto")[0].log_path("raylet.log").read_text()
     assert "running low on memory" in log

@@ -300,6 +300,7 @@ def notebooks(session_root: Path) -> Iterator[list[Notebook]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_ten_notebooks_share_a_cluster_and_nothing_else(notebooks: list[Notebook]) -> None:
     actor = (
         "import nbray\n@nbray.remote(num_cpus=0)\nclass Mine:\n"

@@ -88,10 +88,12 @@ def test_another_user_on_the_port_of_the_gcs_hears_no_secret_and_the_cluster_goe
     token = session.token
     host, _, port = info["gcs_address"].rpartition(":")
     gcs = psutil.Process(info["pids"][0])
+    ready, begun = os.pipe()
 
     def take_the_port() -> list[str]:
         """Everything that is said there within a while, in hexadecimal digits."""
         heard: list[str] = []
+        os.write(begun, b".")
         until = time.monotonic() + 30
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -112,6 +114,9 @@ def test_another_user_on_the_port_of_the_gcs_hears_no_secret_and_the_cluster_goe
         return heard
 
     thief = SecondUser(take_the_port)
+    os.read(ready, 1)  # it is there before another GCS can be
+    os.close(ready)
+    os.close(begun)
     gcs.kill()
     heard = "".join(thief.told())
     assert heard, "nobody called"

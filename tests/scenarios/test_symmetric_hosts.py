@@ -13,6 +13,7 @@ import pytest
 from support.net_hosts import CLEAR, Network, Weather, net_hosts, why_no_networks
 
 from nbray.testing import wait_until
+from nbray.testing.processes import kill_all
 
 _REASON = why_no_networks()
 pytestmark = [
@@ -30,7 +31,9 @@ def where():
     time.sleep(0.1)
     return nbray.get_runtime_context().get_node_id()
 rounds = int(sys.argv[1])
-found = set()
+found, until = set(), time.monotonic() + 60
+while len(found) < 3 and time.monotonic() < until:  # one may have its worker later
+    found |= set(nbray.get([where.remote() for _ in range(12)], timeout=90))
 for number in range(rounds):
     found |= set(nbray.get([where.remote() for _ in range(12)], timeout=90))
     pathlib.Path(sys.argv[2], "begun").touch()
@@ -99,8 +102,7 @@ def test_a_host_that_dies_in_the_middle_is_done_without(network: Network, tmp_pa
     first, second, third = (start(network, number, tmp_path, 2) for number in range(3))
     wait_until((tmp_path / "begun").exists, "the first tasks", 60)
     third.kill()
-    for process in network.hosts[2].processes():
-        process.kill()
+    kill_all(network.hosts[2].processes())
     third.wait()
     (tmp_path / "go").touch()
     assert "ran on 3" in ends(first, 7)
@@ -114,8 +116,7 @@ def test_where_the_head_dies_the_others_end_and_say_so(network: Network, tmp_pat
     first, *others = [start(network, number, tmp_path, 2) for number in range(3)]
     wait_until((tmp_path / "begun").exists, "the first tasks", 60)
     first.kill()
-    for process in network.hosts[0].processes():
-        process.kill()
+    kill_all(network.hosts[0].processes())
     for other in others:
         assert "ended before the head said that it is over" in ends(other, 1)
     (tmp_path / "go").touch()  # the command was the user's, and finds its cluster gone

@@ -15,7 +15,7 @@ import nbray
 from nbray.cluster_utils import AutoscalingCluster
 from nbray.common.addresses import is_loopback, own_address
 from nbray.launcher.dashboard import DashboardOptions
-from nbray.testing import wait_until
+from nbray.testing import Gate, wait_until
 from nbray.wire.certificates import Authority
 
 pytestmark = pytest.mark.slow
@@ -73,21 +73,27 @@ def test_nodes_that_an_autoscaler_starts_have_tls_as_the_head(
     try:
         nbray.init(cluster.address)
 
+        gate = Gate(tmp_path)
+
         @nbray.remote(num_cpus=1)
         def where() -> str:
-            time.sleep(1.5)
+            gate.wait_here()
             return str(nbray.get_runtime_context().get_node_id())
 
-        assert len(set(nbray.get([where.remote() for _ in range(2)], timeout=60))) == 2
+        refs = [where.remote() for _ in range(2)]
+        gate.wait_for(2)
+        gate.open()
+        assert len(set(nbray.get(refs, timeout=60))) == 2
     finally:
         nbray.shutdown()
         cluster.shutdown()
 
 
+@pytest.mark.timeout(240)
 def test_past_the_end_of_a_certificate_connections_go_on_and_new_ones_are_told_why(
     home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    holds_s = 12.0
+    holds_s = 30.0  # in which three commands start on a busy machine
     certify(tmp_path / "authority", monkeypatch, holds_s / 86400)
     end = time.time() + holds_s
     started = command("start", "--head", "--port=0", "--num-cpus=1", "--include-dashboard=0",
@@ -104,7 +110,7 @@ def test_past_the_end_of_a_certificate_connections_go_on_and_new_ones_are_told_w
 
         kept = Kept.remote()
         assert nbray.get(kept.ask.remote(), timeout=60) == 7
-        wait_until(lambda: time.time() > end + 1, "the certificate's end", 30)
+        wait_until(lambda: time.time() > end + 1, "the certificate's end", 40)
         assert nbray.get([kept.ask.remote() for _ in range(100)], timeout=60) == [7] * 100
         told = command("status")  # within the machine nobody needs it
         assert told.returncode == 0 and "has expired" in told.stdout, told.stdout + told.stderr

@@ -16,9 +16,10 @@ from support.slurm import Slurm
 
 import nbray
 from nbray.autoscaler.providers.base import TYPE_LABEL
-from nbray.testing import processes_of, wait_until
+from nbray.testing import Gate, processes_of, wait_until
 
-pytestmark = pytest.mark.slow
+# Several waits for the start or the end of a job, each of which is seconds of work.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 Start = Callable[..., None]
 NUMBERS = itertools.count()
@@ -66,50 +67,61 @@ def jobs_alive() -> set[str]:
 
 
 @nbray.remote(num_cpus=2)
-def where(seconds: float) -> str:
-    import time
-
-    time.sleep(seconds)
+def where(gate: Gate | None = None) -> str:
+    if gate:
+        gate.wait_here()
     return nbray.get_runtime_context().get_node_id()
 
 
-def test_no_node_becomes_two_with_the_work_and_none_again(slurm: Slurm, start: Start) -> None:
+def test_no_node_becomes_two_with_the_work_and_none_again(
+    slurm: Slurm, start: Start, tmp_path: Path
+) -> None:
     start(0, 2)
     assert not jobs_alive()
-    assert len(set(nbray.get([where.remote(5), where.remote(5)], timeout=90))) == 2
+    gate = Gate(tmp_path, 90)
+    refs = [where.remote(gate) for _ in range(2)]
+    gate.wait_for(2)
     assert len(slurm.jobs()) == 2
+    gate.open()
+    assert len(set(nbray.get(refs, timeout=60))) == 2
     wait_until(lambda: not jobs_alive(), "the end of idle nodes", 60)
     wait_until(lambda: not slurm.jobs(), "the end of their jobs", 60)
     assert command("status").returncode == 0
 
 
 def test_a_node_whose_walltime_comes_is_drained_and_replaced_before(
-    slurm: Slurm, start: Start
+    slurm: Slurm, start: Start, tmp_path: Path
 ) -> None:
     start(1, 2, walltime="20")
     wait_until(lambda: len(jobs_alive()) == 1, "a node", 60)
     (first,) = jobs_alive()
     value = nbray.put(b"x")
-    long = where.remote(4)
+    gate = Gate(tmp_path, 90)
+    long = where.remote(gate)
+    gate.wait_for(1)
     slurm.run("scontrol", "update", f"JobId={slurm.jobs()[0].split()[0]}", "TimeLimit=2")
     wait_until(lambda: jobs_alive() - {first}, "the node that replaces it", 60)
-    wait_until(lambda: first not in jobs_alive(), "the end of the first", 90)
+    gate.open()
     assert nbray.get(long, timeout=60) in ({first} | jobs_alive())
-    assert nbray.get(where.remote(0), timeout=60) in jobs_alive()
+    wait_until(lambda: first not in jobs_alive(), "the end of the first", 90)
+    assert nbray.get(where.remote(), timeout=60) in jobs_alive()
     assert nbray.get(value) == b"x"
     assert len(jobs_alive()) == 1
 
 
 def test_a_node_of_slurm_that_goes_down_is_replaced_and_its_task_runs_again(
-    slurm: Slurm, start: Start
+    slurm: Slurm, start: Start, tmp_path: Path
 ) -> None:
     start(1, 1)
     wait_until(lambda: len(jobs_alive()) == 1, "a node", 60)
     (first,) = jobs_alive()
-    ref = where.remote(3)
+    gate = Gate(tmp_path, 90)
+    ref = where.remote(gate)
+    gate.wait_for(1)
     running = slurm.run("squeue", "-h", "-t", "R", "-o", "%N").stdout.strip()
     number = int(running.removeprefix("sn"))
     slurm.kill_node(number)
+    gate.open()
     try:
         assert nbray.get(ref, timeout=100) != first
         assert first not in jobs_alive()

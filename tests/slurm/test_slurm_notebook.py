@@ -14,7 +14,7 @@ from support.slurm import Slurm
 
 from nbray.testing import processes_of, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 START = "%nbray start --slurm --include-dashboard=false --object-store-memory=100MB "
 NODES = "len([n for n in nbray.nodes() if n['Alive']])"

@@ -76,8 +76,17 @@ class Place:
         return {one.id: one for one in self.run(self.provider.list())}
 
     def wait(self, id: str, true: Callable[[Instance | None], Any], what: str) -> Instance | None:
-        wait_until(lambda: true(self.there().get(id)), f"{what}: {self.there()}", LONG_S)
-        return self.there().get(id)
+        found: list[Instance | None] = []
+
+        def is_true() -> Any:
+            found[:] = [self.there().get(id)]
+            return true(found[0])
+
+        try:
+            wait_until(is_true, what, LONG_S)
+        except AssertionError:
+            pytest.fail(f"no {what}: {self.there()}\n{self.run(self.provider.logs(id))}")
+        return found[0]
 
     def says(self, id: str, text: str, what: str) -> None:
         """Wait until its log says something."""
@@ -121,9 +130,7 @@ def test_jobs_become_nodes_and_go_again(slurm: Slurm, place: Place) -> None:
     assert len(slurm.jobs()) == 2
     place.again()
     assert sorted(place.there()) == ["i-1", "i-2"]
-    assert "i-1" in place.run(place.provider.logs("i-1")) or "Node" in place.run(
-        place.provider.logs("i-1")
-    )
+    place.says("i-1", "Node", "word of its node")
     place.run(place.provider.terminate(["i-1", "i-2", "i-unknown"]))
     wait_until(lambda: not place.there(), "the end of both instances", LONG_S)
     wait_until(lambda: labels() == [""], "the end of both nodes", LONG_S)

@@ -140,6 +140,7 @@ def test_what_cannot_be_is_refused_with_what_to_do(words: tuple[str, ...], said:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_two_hosts_of_an_allocation_are_one_cluster(slurm: Slurm, home: Path, program: str) -> None:
     done = slurm.run(*SRUN, *RUN, "--", "python", program, check=False)
     assert "ran on sn1 sn2 with 4.0" in done.stdout, done.stderr
@@ -149,6 +150,7 @@ def test_two_hosts_of_an_allocation_are_one_cluster(slurm: Slurm, home: Path, pr
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_an_allocation_may_speak_tls_with_certificates_from_the_shared_home(
     slurm: Slurm, home: Path, program: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,16 +171,18 @@ def test_an_allocation_may_speak_tls_with_certificates_from_the_shared_home(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_two_steps_of_one_user_at_once_do_not_meet(slurm: Slurm, home: Path, program: str) -> None:
     words = ("srun", "-N2", "--ntasks-per-node=1", "-c1", "--overcommit", *RUN, "--", "python",
              program)  # fmt: skip
     both = [slurm.start(*words) for _ in range(2)]
-    outputs = [one.communicate(timeout=100)[0] for one in both]
+    outputs = [one.communicate(timeout=200)[0] for one in both]
     assert [one.returncode for one in both] == [7, 7], outputs
     assert all("with 2.0" in output for output in outputs), outputs
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_two_users_on_the_same_hosts_at_once_have_a_cluster_each(
     slurm: Slurm, home: Path, program: str
 ) -> None:
@@ -207,7 +211,7 @@ def test_two_users_on_the_same_hosts_at_once_have_a_cluster_each(
             str(folder / "program.py"), **theirs_too,
         )  # fmt: skip
         ours = slurm.start(*srun, *RUN, "--", "python", program)
-        outputs = [one.communicate(timeout=100)[0] for one in (theirs, ours)]
+        outputs = [one.communicate(timeout=200)[0] for one in (theirs, ours)]
         assert [theirs.returncode, ours.returncode] == [7, 7], outputs
         assert all("with 2.0" in output for output in outputs), outputs
         assert (folder / ".nbray" / "auth_token").stat().st_uid != os.getuid()
@@ -216,6 +220,7 @@ def test_two_users_on_the_same_hosts_at_once_have_a_cluster_each(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_two_tasks_on_a_host_are_two_nodes(slurm: Slurm, home: Path, program: str) -> None:
     done = slurm.run("srun", "-N1", "-n2", "-c1", *RUN, "--", "python", program, "alone",
                      check=False)  # fmt: skip
@@ -224,6 +229,7 @@ def test_two_tasks_on_a_host_are_two_nodes(slurm: Slurm, home: Path, program: st
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_notice_before_the_end_reaches_the_command_and_no_node_ends_by_it(
     slurm: Slurm, home: Path, program: str
 ) -> None:
@@ -232,23 +238,25 @@ def test_a_notice_before_the_end_reaches_the_command_and_no_node_ends_by_it(
     read_until(running, "ran on sn1 sn2")
     job = slurm.jobs()[0].split()[0]
     slurm.run("scancel", "--signal=USR1", job)
-    rest = running.communicate(timeout=60)[0]
+    rest = running.communicate(timeout=100)[0]
     assert "SIGUSR1: the job is about to end; it was passed on to the command." in rest
     assert "heard " in rest  # twice where Slurm signals each process by itself
     assert running.returncode == 7
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_cancelled_job_leaves_nothing(slurm: Slurm, home: Path, program: str) -> None:
     running = slurm.start(*SRUN, *RUN, "--", "python", program, "wait")
     read_until(running, "ran on sn1 sn2")
     slurm.run("scancel", slurm.jobs()[0].split()[0])
-    running.communicate(timeout=60)
+    running.communicate(timeout=100)
     wait_until(lambda: not processes_of(home), "the end of both nodes")
     wait_until(lambda: not slurm.jobs(), "the end of the job")
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_node_that_does_not_come_is_named(slurm: Slurm, home: Path) -> None:
     done = slurm.run(*SRUN, "bash", "-c", '[ "$SLURM_PROCID" = 1 ] || exec "$@"', "bash", *RUN,
                      "--wait=3", "--", "true", check=False)  # fmt: skip

@@ -81,14 +81,3 @@ def laptop_of(hosts: Hosts) -> Iterator[Laptop]:
         left = "clusters/*/10*" if hosts.shared_home else "clusters/*"  # or the laptop's own
         assert not list(hosts.home(number).glob(f".nbray/{left}"))
     shutil.rmtree(hosts.home(0) / ".nbray")
-
-
-WHERE = """
-import nbray, os, time
-nbray.init()
-@nbray.remote
-def where():
-    time.sleep(0.2)
-    return os.uname().nodename
-print("ran on", len(set(nbray.get([where.remote() for _ in range(30)], timeout=60))), "hosts")
-"""

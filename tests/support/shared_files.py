@@ -45,4 +45,7 @@ def no_shared_file_left(timeout: float = 60.0) -> Iterator[None]:
         new = set(os.listdir(SHARED)) - before
         return new - of_others(new) if new else new
 
-    wait_until(lambda: not left(), f"the end of all files in {SHARED}", timeout)
+    try:
+        wait_until(lambda: not left(), f"the end of all files in {SHARED}", timeout)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {sorted(left())}") from None

@@ -60,13 +60,16 @@ class Slurm:
         return {"SLURM_CONF": str(self._conf), "PATH": f"{here}:{os.environ['PATH']}"}
 
     def run(
-        self, *words: str, timeout: float = 60, check: bool = True, **more: str
+        self, *words: str, timeout: float = 150, check: bool = True, **more: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a command that uses it; ``more`` are variables."""
-        done = subprocess.run(
-            self.command(*words), env=os.environ | self.variables | more, capture_output=True,
-            text=True, timeout=timeout, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                self.command(*words), env=os.environ | self.variables | more, capture_output=True,
+                text=True, timeout=timeout, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            raise AssertionError((words, error.stdout, error.stderr)) from error
         assert not check or done.returncode == 0, (words, done.stdout, done.stderr)
         return done
 
@@ -172,7 +175,7 @@ class Slurm:
             "TaskPlugin": "task/none", "JobAcctGatherType": "jobacct_gather/none",
             "AccountingStorageType": "accounting_storage/none", "MpiDefault": "none",
             "ReturnToService": 2, "SelectType": "select/cons_tres",
-            "SelectTypeParameters": "CR_Core", "KillWait": 5, "SlurmdTimeout": 10,
+            "SelectTypeParameters": "CR_Core", "SlurmdTimeout": 10,
             "SchedulerParameters": "batch_sched_delay=0,sched_interval=1,sched_min_interval=0",
         }  # fmt: skip
         lines = [f"{name}={value}" for name, value in settings.items()]

@@ -214,7 +214,7 @@ class NodeTable:
         try:
             answer = await self.client(life.row).call("Drain", request, sm.Drained, _DRAIN_S)
         except RpcError as error:
-            return sm.Drained(False, f"Its raylet did not answer: {error}")
+            return sm.Drained(False, f"Its raylet did not answer: {error}", silent=True)
         if answer.accepted and self._alive.get(request.node_id) is life:
             life.drain(request.reason, time.time())
             self._keep(life)

@@ -54,7 +54,7 @@ exec nbray start --head --block --keep-session "$@"
 _DRAIN = f"""of() {{ sed -n "s/.*\\"$1\\": \\"\\([^\\"]*\\)\\".*/\\1/p" {_SESSION}; }}
 nbray drain-node --address="$(of gcs_address)" --node-id="$(of node_id)" \\
   --reason=DRAIN_NODE_REASON_PREEMPTION --reason-message="its pod ends" \\
-  --deadline-remaining-seconds={_DRAIN_S} || exit 0
+  --deadline-remaining-seconds={_DRAIN_S} >>/tmp/nbray/session/logs/raylet.log 2>&1 || exit 0
 while [ -e {_SESSION} ]; do sleep 0.5; done
 """
 _TLS = "/etc/nbray/tls"
