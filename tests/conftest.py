@@ -52,6 +52,13 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"The nbray of {nbray.__file__} is not installed: `make test`.")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is slow by itself takes minutes where two at a time share two busy cores."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(300))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Kernels and programs import from their current folder first: it is not the checkout."""

@@ -103,6 +103,8 @@ def test_a_killed_node_costs_no_result_of_2000_tasks(nodes: str) -> None:
     head = nbray.get_runtime_context().get_node_id()
     infos = {node.session.read_info()["node_id"]: node for node in found_nodes()}
     victim_id = next(node_id for node_id in infos if node_id != head)
+    # Each has a worker: else the head's alone may do all before another one has begun.
+    nbray.get([where.options(**on(n)).remote() for n in range(len(infos))], timeout=60)
     refs = [numbered.remote(i) for i in range(2000)]
     seen: set[str] = set()
     done, pending = [], refs

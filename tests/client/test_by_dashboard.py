@@ -69,7 +69,7 @@ def test_the_end_of_the_head_is_said(head: RunningNode, end: Callable[[RunningNo
     assert nbray.get(double.remote(1)) == 2
     end(head)
     with pytest.raises(LocalRayletDiedError, match=r"lost (the|its) cluster"):
-        nbray.get(ref, timeout=30)
+        nbray.get(ref, timeout=60)
 
 
 def test_what_comes_by_a_path_that_was_given_up_is_dropped(head: RunningNode) -> None:
@@ -78,10 +78,14 @@ def test_what_comes_by_a_path_that_was_given_up_is_dropped(head: RunningNode) ->
         late = nbray.remote(num_cpus=0)(Late).remote()
         refs = [late.double.remote(number) for number in range(300)]
         assert nbray.get(late.is_there.remote())
-        before = len(proxy.connections)
+        before, since = len(proxy.connections), my_remote().state.since
         proxy.hold()  # the answers come now, and are sent once more by another path
-        wait_until(lambda: my_remote().state.state == "lost", "the silence to be noticed")
-        wait_until(lambda: my_remote().state.state == "connected", "another connection")
+
+        def is_anew() -> bool:  # for how long it is lost in between is nobody's matter
+            state = my_remote().state
+            return state.state == "connected" and state.since > since
+
+        wait_until(is_anew, "the silence to be noticed, and another connection")
         assert len(proxy.connections) > before
         proxy.release()
         assert nbray.get(refs, timeout=60) == list(range(0, 600, 2))
@@ -155,7 +159,7 @@ def test_whatever_is_answered_in_the_dashboards_stead_the_driver_comes_back(
             ingress.cut()
             wait_until(lambda asked=asked: ingress.asked > asked + 1, f"a second try at {answer!r}")
             ingress.answer = b""
-            assert nbray.get(ref, timeout=30) == 42, answer
+            assert nbray.get(ref, timeout=60) == 42, answer
         nbray.shutdown()
     finally:
         ingress.close()

@@ -111,7 +111,7 @@ def test_for_a_program_that_was_killed_with_its_agent_the_next_one_says_goodbye(
     program = forked_driver(address, lambda: told.write_text(f"{hold()}\n"))
     wait_until(lambda: told.exists() and told.read_text().endswith("\n"), "the driver")
     (agent,) = [p for p in psutil.Process(program).children() if "agent" in " ".join(p.cmdline())]
-    agent.suspend()
+    stand_still(agent.pid)
     os.kill(program, signal.SIGKILL)
     os.waitpid(program, 0)
     agent.kill()

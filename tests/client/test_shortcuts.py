@@ -36,6 +36,12 @@ class Counter:
         time.sleep(seconds)
         return self.add()
 
+    def add_elsewhere(self, pid: int) -> int:
+        """Add in any other process than that one, which never comes to it."""
+        while os.getpid() == pid:
+            time.sleep(0.05)
+        return self.add()
+
 
 def has_shortcut(pid: int, head: RunningNode) -> bool:
     """Whether that process has a socket that the gateway accepted."""
@@ -106,7 +112,7 @@ def test_a_worker_that_stands_still_or_dies_does_so_for_a_driver_from_afar_too(
     assert not nbray.wait(refs, timeout=2)[0]
     os.kill(pid, signal.SIGCONT)
     assert nbray.get(refs) == list(range(1, 11))
-    ref = counter.rest.remote(1)
+    ref = counter.add_elsewhere.remote(pid)
     os.kill(pid, signal.SIGKILL)
     assert nbray.get(ref, timeout=60) == 1, "a new process has begun to count"
     assert nbray.get(counter.pid.remote()) != pid

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import psutil
@@ -68,7 +68,8 @@ class Laptop:
             [sys.executable, "-c", _LAPTOP, address], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, text=True, bufsize=1,
         )  # fmt: skip
-        assert self.said() == "begun"
+        said = self.said()
+        assert said == "begun", said
 
     def said(self) -> str:
         """Its next line."""
@@ -115,7 +116,8 @@ def test_a_laptop_that_sleeps_loses_nothing(address: str) -> None:
             far.work()
             with far.asleep():
                 time.sleep(seconds)
-            assert far.said() == "done"
+            said = far.said()
+            assert said == "done", said
 
 
 def test_a_laptop_that_sleeps_for_longer_than_the_grace_is_told_so(
@@ -158,7 +160,8 @@ def test_who_goes_on_after_the_gateways_death(address: str, head: RunningNode) -
         wait_until(lambda: _is_dead(own), "the end of the remote driver's job")
         assert nbray.get(kept.add.remote()) == 2
         far.work()
-        assert far.said().startswith("told:")
+        told = far.said()
+        assert told.startswith("told:"), told
     nbray.shutdown()
     nbray.init(address, namespace="house")  # by another gateway
     assert nbray.get(nbray.get_actor("kept").add.remote()) == 3
@@ -166,6 +169,7 @@ def test_who_goes_on_after_the_gateways_death(address: str, head: RunningNode) -
 
 def test_threads_coroutines_and_forks_of_a_program_from_afar(path: Proxy, address: str) -> None:
     nbray.init(address)
+    results: list[int] = []
 
     @nbray.remote
     def add(one: int, other: int) -> int:
@@ -177,12 +181,16 @@ def test_threads_coroutines_and_forks_of_a_program_from_afar(path: Proxy, addres
 
     def by_thread(number: int) -> bool:
         array = np.full(1 << 16, number)
-        return bool((nbray.get(grow.remote(nbray.put(array))) == number + 1).all()) and all(
+        is_right = bool((nbray.get(grow.remote(nbray.put(array))) == number + 1).all()) and all(
             nbray.get(add.remote(number, n)) == number + n for n in range(10)
         )
+        results.append(number)
+        return is_right
 
     async def by_coroutine(number: int) -> int:
-        return int(await add.remote(number, await add.remote(number, 1)))
+        result = int(await add.remote(number, await add.remote(number, 1)))
+        results.append(result)
+        return result
 
     async def many() -> list[int]:
         return await asyncio.gather(*(by_coroutine(n) for n in range(50)))
@@ -190,8 +198,11 @@ def test_threads_coroutines_and_forks_of_a_program_from_afar(path: Proxy, addres
     cuts = threading.Event()
 
     def cut() -> None:
+        seen = -1
         while not cuts.wait(0.3):
-            path.cut()
+            if len(results) > seen:  # a busy machine may bring nothing through in that time
+                seen = len(results)
+                path.cut()
 
     cutting = threading.Thread(target=cut)
     cutting.start()
@@ -226,8 +237,9 @@ def _fork_that_waits() -> int:
 
 
 def _agents() -> list[psutil.Process]:
-    return [
-        child
-        for child in psutil.Process().children(recursive=True)
-        if child.status() != psutil.STATUS_ZOMBIE and "nbray.client.agent" in child.cmdline()
-    ]
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            if "nbray.client.agent" in child.cmdline():
+                found.append(child)
+    return found

@@ -370,10 +370,7 @@ def test_programs_read_with_a_key_that_is_not_the_token(context: NbrayContext) -
 
 
 @pytest.mark.slow
-def test_strangers_cannot_hold_the_dashboard(
-    session_root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("NBRAY_HANDSHAKE_TIMEOUT_S", "2")
+def test_strangers_cannot_hold_the_dashboard(session_root: Path) -> None:
     context = nbray.init(
         num_cpus=1, object_store_memory=64 << 20, include_dashboard=True, dashboard_port=0
     )

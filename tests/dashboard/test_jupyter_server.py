@@ -17,14 +17,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urljoin
 
-import psutil
 import pytest
+from support.processes import running
 from support.web import fetch
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
 import nbray
 from nbray.testing import wait_until
+from nbray.testing.processes import kill_all
 
 _LOGIN = {"Authorization": "token a-secret"}
 
@@ -56,7 +57,7 @@ def jupyter_server(folder: Path) -> Iterator[str]:
         yield url
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(60)
         log.close()
 
 
@@ -155,9 +156,8 @@ def test_who_took_the_port_of_a_dashboard_is_not_shown_in_jupyter(
     with jupyter_server(tmp_path) as url:
         page = f"{url}/nbray/{port}/"
         assert fetch(page, _LOGIN)[0] == 200
-        for process in psutil.Process().children():  # else the raylet starts it again
-            if {"nbray.raylet", "nbray.dashboard"} & set(process.cmdline()):
-                process.kill()
+        for part in ("nbray.raylet", "nbray.dashboard"):  # else the raylet starts it again
+            kill_all(running(session_root, part))
         wait_until(lambda: not _listens(port), "the dashboard's end")
         with ThreadingHTTPServer(("127.0.0.1", port), Stranger) as server:
             serving = threading.Thread(target=server.serve_forever)
@@ -227,15 +227,17 @@ def test_a_browser_shows_the_sandboxed_page_and_logs_out(
     )
     with jupyter_server(tmp_path) as url, sync_playwright() as driver:
         browser = driver.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"], timeout=60_000
         )
         page = browser.new_page()
+        page.set_default_timeout(60_000)
         page.goto(f"{url}/api/status?token=a-secret")
         page.goto(f"{url}/nbray/{port}/")
         page.locator("body[data-live]").wait_for(timeout=60_000)  # it came over the socket
         assert page.evaluate("window.origin") == "null"
         assert page.evaluate(act) == "refused"
         direct = browser.new_page()
+        direct.set_default_timeout(60_000)
         direct.goto(link)
         direct.get_by_text("nodes alive", exact=True).wait_for(timeout=60_000)
         direct.get_by_text("Log out").click()

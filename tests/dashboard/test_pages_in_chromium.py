@@ -101,7 +101,7 @@ def browser() -> Iterator[Any]:
 
     with sync_playwright() as driver:
         found = driver.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"], timeout=SECONDS
         )
         yield found
         found.close()

@@ -96,10 +96,13 @@ def test_a_run_that_is_cut_goes_on_where_it_was_and_leaves_no_process(
     number: signal.Signals, session_root: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "bench.json"
-    cut = _program(*RUN, "--minutes", "1", "--rounds", "2", "--output", str(output))
+    # The rows have the time that they need: what is measured here is who goes on where.
+    cut = _program(*RUN, "--minutes", "10", "--rounds", "2", "--output", str(output))
     assert cut.stdout is not None
-    while "init, round 1" not in (line := cut.stdout.readline()):
-        assert line  # it has ended
+    seen = [""]
+    while "init, round 1" not in seen[-1]:
+        seen.append(cut.stdout.readline())
+        assert seen[-1], f"it has ended: {''.join(seen)}"
     below = psutil.Process(cut.pid).children(recursive=True)
     cut.send_signal(number)
     said, _ = cut.communicate(timeout=60)
@@ -110,8 +113,8 @@ def test_a_run_that_is_cut_goes_on_where_it_was_and_leaves_no_process(
     done = [(run["workload"], run["round"]) for run in first["done"]]
     assert done[0] == ("init", 1) and len(done) < 4
     table = tmp_path / "table.md"
-    more = _program("--resume", str(output), "--minutes", "1", "--markdown", str(table))
-    said, _ = more.communicate(timeout=100)
+    more = _program("--resume", str(output), "--minutes", "10", "--markdown", str(table))
+    said, _ = more.communicate(timeout=200)
     assert more.returncode == 0, said
     whole = json.loads(output.read_text())
     every = [(workload, turn) for turn in (1, 2) for workload in ("init", "imports")]
@@ -164,7 +167,7 @@ def test_two_quick_rows_report_figures_and_the_machine(session_root: Path, tmp_p
             sys.executable, "-m", "benchmarks", "--engines", "nbray", "--quick",
             "--rows", "^(tasks sync|idle cluster)$", "--output", str(output),
         ],
-        cwd=engines.ROOT, capture_output=True, text=True, timeout=110,
+        cwd=engines.ROOT, capture_output=True, text=True, timeout=250,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "tasks sync" in done.stdout and "Memory in MB: nbray, idle_memory" in done.stdout

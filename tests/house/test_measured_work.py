@@ -264,7 +264,7 @@ def test_tasks_of_graphs_are_those_of_the_cluster(counting: Counting) -> None:
 @pytest.mark.parametrize("workload", sorted(BETWEEN | (APART - {"links"})))
 def test_every_row_of_it_is_reported(workload: str, session_root: Path) -> None:
     """Its own checks say that what came is what was sent, and that nodes are the nodes it says."""
-    outcome = run(engines.nbray(), workload, "", Effort(0.1, 1, scale=0.01, timeout_s=110))
-    assert not outcome.problem and not outcome.missing and not outcome.left
+    outcome = run(engines.nbray(), workload, "", Effort(0.1, 1, scale=0.01, timeout_s=250))
+    assert not outcome.problem and not outcome.missing and not outcome.left, outcome
     assert set(outcome.samples) == {row.name for row in ROWS if row.workload == workload}
     assert all(figure > 0 for figures in outcome.samples.values() for figure in figures)

@@ -21,7 +21,8 @@ from nbray.util.state import list_actors
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
-_RUN = "echo began >> {marks}; sleep 2; echo ended >> {marks}"
+_RUN = "echo began >> {marks}; until [ -e {go} ]; do sleep 0.1; done; echo ended >> {marks}"
+"""Goes on while it is killed, however late."""
 _STUBBORN = "trap '' TERM; echo began >> {marks}; sleep 60 & wait; sleep 60"
 
 
@@ -50,9 +51,14 @@ class Place:
         path = self.folder / name
         return path.read_text().split() if path.exists() else []
 
+    def go(self, name: str) -> Path:
+        """With this file a job comes to its end."""
+        return self.folder / f"{name}.go"
+
     def submit(self, name: str, script: str) -> None:
         self.client.submit_job(
-            entrypoint=script.format(marks=self.folder / name), submission_id=name,
+            entrypoint=script.format(marks=self.folder / name, go=self.go(name)),
+            submission_id=name,
             entrypoint_resources={"gate": 1},
         )  # fmt: skip
 
@@ -133,11 +139,13 @@ def test_a_kill_loses_no_job_and_runs_none_twice(place: Place, victim: str, stat
     if state == "stopping":
         place.client.stop_job(name)
     if state == "ended":
+        place.go(name).touch()
         _wait_for(place, name, "SUCCEEDED")
     place.kill(victim, name)
     if holder is not None:
         nbray.kill(holder)
     place.mend(victim)
+    place.go(name).touch()
     ended = _wait_for(place, name, "SUCCEEDED", "FAILED", "STOPPED")
     lost = victim in ("supervisor", "node") and state not in ("pending", "submitted", "ended")
     if state == "stopping":

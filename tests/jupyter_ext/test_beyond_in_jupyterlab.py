@@ -36,7 +36,7 @@ def test_cells_that_go_beyond_are_seen_and_stay_in_the_saved_notebook(
     page = lab.open("dark" if dark else "light", CELLS, dark)
     for number in range(4):
         page.run(number)
-    page.output(1).locator("svg").first.wait_for(timeout=30_000)
+    page.output(1).locator("svg").first.wait_for()
     page.shows(1, "busy")
     page.cell(1).scroll_into_view_if_needed()
     page.picture("profile")

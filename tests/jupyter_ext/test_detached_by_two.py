@@ -33,7 +33,7 @@ def test_both_see_it_whole_though_one_is_interrupted_and_restarted(
 ) -> None:
     first, second = two
     stop = tmp_path / "stop"
-    steps = STEPS.format(str(stop)).replace("0.05", "0.2")
+    steps = STEPS.format(str(stop))
     first.run(f"%%remote --detach shared\n{steps}big = bytes(1_000_000)\nn = i")
     lives = [first.start("%nbray attach shared"), second.start("%nbray attach shared")]
     for notebook, live in zip(two, lives, strict=True):

@@ -75,7 +75,7 @@ class _Going:
 @contextmanager
 def _going(home: Path, notebook: Notebook, folder: Path, name: str) -> Iterator[_Going]:
     stop = folder / f"stop-{name}"
-    steps = STEPS.format(str(stop)).replace("0.05", "0.2")
+    steps = STEPS.format(str(stop))
     cell = notebook.run(
         f"%%remote --detach {name} --label-selector {json.dumps({'place': name})}\n"
         f"import os\nprint('pid', os.getpid())\n{steps}{name}_n = i"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,16 @@ pytestmark = [
 ]
 
 
-def test_a_plot_output_and_progress_stay_in_the_saved_notebook(lab: Lab) -> None:
+def test_a_plot_output_and_progress_stay_in_the_saved_notebook(lab: Lab, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
     page = lab.open(
         "work",
         [
             START,
             "%%remote\nimport matplotlib.pyplot as plt\nprint('drawn in a worker')\n"
             "plt.figure(figsize=(4, 2)); plt.plot([3, 1, 2]);",
-            "import nbray, time\n@nbray.remote\ndef slow(i):\n    time.sleep(0.5)\n"
+            "import nbray, os, time\n@nbray.remote\ndef slow(i):\n"
+            f"    while not os.path.exists({str(gate)!r}): time.sleep(0.05)\n"
             "    print('done with', i)\nrefs = [slow.remote(i) for i in range(16)]\n"
             "nbray.get(refs)[:2]",
             "refs[0]",
@@ -38,11 +40,12 @@ def test_a_plot_output_and_progress_stay_in_the_saved_notebook(lab: Lab) -> None
     page.shows(0, "1 node")
     page.run(1)
     page.shows(1, "drawn in a worker")
-    page.output(1).locator("img").wait_for(timeout=30_000)
+    page.output(1).locator("img").wait_for()
     page.picture("plot")
     page.start(2)
     page.shows(2, "running")
     page.picture("progress")
+    gate.touch()
     page.ended(2)
     page.shows(2, "16/16")
     page.run(3)
@@ -81,8 +84,9 @@ def test_handles_have_pictures_and_the_dashboard_is_one_click_away(
     for number in range(8):
         page.run(number)
     page.shows(0, "dashboard")
-    page.output(7).locator(".nbray-cluster").wait_for(timeout=30_000)
-    assert page.output(7).locator("table:visible").count() == 1, "the static picture is hidden"
+    page.output(7).locator(".nbray-cluster").wait_for()
+    tables = playwright.expect(page.output(7).locator("table:visible"), "the picture is hidden")
+    tables.to_have_count(1)
     page.cell(0).scroll_into_view_if_needed()
     page.picture("top")
     page.cell(7).scroll_into_view_if_needed()
@@ -102,7 +106,7 @@ def test_handles_have_pictures_and_the_dashboard_is_one_click_away(
     page.output(7).locator(".nbray-table").wait_for(timeout=60_000)
     page.cell(7).scroll_into_view_if_needed()
     page.picture("reopened")
-    assert page.output(1).locator(".nbray-picture").is_visible()
+    playwright.expect(page.output(1).locator(".nbray-picture")).to_be_visible()
     assert page.output(7).locator(".nbray-table").is_visible(), "the static picture is seen now"
 
 
@@ -112,32 +116,22 @@ def test_a_hundred_thousand_lines_a_second_leave_the_page_usable(lab: Lab) -> No
         [
             START,
             "import nbray, time\n@nbray.remote(num_cpus=0.25)\ndef flood(i):\n"
-            "    until, lines = time.monotonic() + 4, 0\n"
+            "    until, began, lines = time.monotonic() + 4, time.process_time(), 0\n"
             "    while time.monotonic() < until:\n"
             "        print('\\n'.join(f'line {i} {n}' for n in range(lines, lines + 1000)))\n"
-            "        lines += 1000\n    return lines\n"
+            "        lines += 1000\n    return lines, time.process_time() - began\n"
             "refs = [flood.remote(i) for i in range(8)]",
-            "began = time.monotonic()\nlines = sum(nbray.get(refs))\n"
-            "lines > 100_000 * (time.monotonic() - began), f'{lines:,} lines'",
+            # Of two processors that do nothing else it is a hundred thousand in a second.
+            "lines, own = map(sum, zip(*nbray.get(refs)))\n"
+            "lines > 50_000 * own, f'{lines:,} lines'",
         ],
     )
     page.run(0)
     page.run(1)
     page.start(2)
     page.shows(1, "more lines")
-    slowest = page.page.evaluate(
-        """async () => {
-            let slowest = 0;
-            for (let turn = 0; turn < 40; turn++) {
-                const began = performance.now();
-                await new Promise(done => requestAnimationFrame(() => setTimeout(done, 0)));
-                slowest = Math.max(slowest, performance.now() - began);
-                await new Promise(done => setTimeout(done, 50));
-            }
-            return slowest;
-        }"""
-    )
-    assert slowest < 1000, f"the page stood still for {slowest:.0f} ms"
+    slowest = max(_work_between_turns(page))
+    assert slowest < 1, f"the page stood still for {slowest:.1f} s"
     page.picture("during")
     page.ended(2)
     page.shows(2, "(True, ")
@@ -146,6 +140,24 @@ def test_a_hundred_thousand_lines_a_second_leave_the_page_usable(lab: Lab) -> No
     page.shows(1, f"{lines - 200:,} more lines", timeout_s=60)
     assert page.output(1).inner_text().count("\n") < 260
     assert page.saved() and page.path.stat().st_size < 100_000
+
+
+def _work_between_turns(page: Page) -> Iterator[float]:
+    """What the page's own thread had to do before each of its turns, in seconds of a processor.
+
+    For how long it waits for one is no matter of the page.
+    """
+    devtools = page.page.context.new_cdp_session(page.page)
+    devtools.send("Performance.enable")
+    before = None
+    for _turn in range(40):
+        page.page.evaluate("() => new Promise(r => requestAnimationFrame(() => setTimeout(r, 0)))")
+        metrics = devtools.send("Performance.getMetrics")["metrics"]
+        (own,) = (metric["value"] for metric in metrics if metric["name"] == "ThreadTime")
+        if before is not None:
+            yield own - before
+        before = own
+        page.page.wait_for_timeout(50)
 
 
 def test_the_task_stream_is_drawn_and_can_be_looked_into(lab: Lab) -> None:
@@ -170,11 +182,11 @@ def test_the_task_stream_is_drawn_and_can_be_looked_into(lab: Lab) -> None:
     page.run(3)
     page.shows(2, "fit 20 tasks")
     page.shows(2, "1 failed")
-    assert page.output(2).locator("svg rect").count() == 40
+    playwright.expect(page.output(2).locator("svg rect")).to_have_count(40)
     page.cell(2).scroll_into_view_if_needed()
     page.run(4)
     frame = page.output(4).frame_locator("iframe")
-    frame.locator(".bk-Figure").wait_for(timeout=30_000)
+    frame.locator(".bk-Figure").wait_for()
     page.cell(4).scroll_into_view_if_needed()
     page.picture("zoom")
     saved = page.saved()
@@ -188,10 +200,10 @@ def test_an_interrupt_stops_fifty_tasks_and_all_lives_on(lab: Lab) -> None:
         "interrupt",
         [
             START,
-            "import nbray, time\n@nbray.remote(num_cpus=0.02)\ndef long(i):\n    time.sleep(120)\n"
+            "import nbray, time\n@nbray.remote(num_cpus=0.02)\ndef long(i):\n    time.sleep(1000)\n"
             "nbray.get([long.remote(i) for i in range(50)])",
             "@nbray.remote\ndef quick(): return 6 * 7\nnbray.get(quick.remote())",
-            "until = time.monotonic() + 20\n"
+            "until = time.monotonic() + 60\n"
             "while nbray.available_resources().get('CPU', 0) < 2 and time.monotonic() < until:\n"
             "    time.sleep(0.1)\n"
             "nbray.available_resources()['CPU']",
@@ -201,10 +213,8 @@ def test_an_interrupt_stops_fifty_tasks_and_all_lives_on(lab: Lab) -> None:
     page.start(1)
     page.shows(1, "50 running", timeout_s=60)
     page.picture("running")
-    started = time.monotonic()
     page.menu("Kernel", "Interrupt Kernel")
-    page.ended(1, timeout_s=30)
-    assert time.monotonic() - started < 20
+    page.ended(1)
     page.shows(1, "KeyboardInterrupt")
     page.shows(1, re.compile(r"50/50, 50 cancelled"))
     page.picture("interrupted")
@@ -214,13 +224,15 @@ def test_an_interrupt_stops_fifty_tasks_and_all_lives_on(lab: Lab) -> None:
     page.shows(3, "2.0")
 
 
-def test_the_cluster_widget_is_live_and_asks_before_it_destroys(lab: Lab) -> None:
+def test_the_cluster_widget_is_live_and_asks_before_it_destroys(lab: Lab, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
     page = lab.open(
         "widget",
         [
             START,
             "%nbray status",
-            "import nbray, time\n@nbray.remote\ndef busy(i): time.sleep(2)\n"
+            "import nbray, os, time\n@nbray.remote\ndef busy(i):\n"
+            f"    while not os.path.exists({str(gate)!r}): time.sleep(0.05)\n"
             "@nbray.remote(resources={'gold': 1})\ndef never(): pass\n"
             "refs = [busy.remote(i) for i in range(8)] + [never.remote()]",
             "from nbray.jupyter_ext.widgets.cluster_widget import shared_feed\nshared_feed.running",
@@ -229,16 +241,17 @@ def test_the_cluster_widget_is_live_and_asks_before_it_destroys(lab: Lab) -> Non
     page.run(0)
     page.run(1)
     widget = page.output(1).locator(".nbray-cluster")
-    widget.wait_for(timeout=30_000)
+    widget.wait_for()
     shows = playwright.expect(widget)
     shows.to_contain_text("1 node")
     shows.to_contain_text("Nothing runs")
     page.run(2)
-    shows.to_contain_text("busy 2 running", timeout=20_000)
-    shows.to_contain_text("gold", timeout=20_000)
+    shows.to_contain_text("busy 2 running")
+    shows.to_contain_text("gold")
     page.picture("busy")
+    gate.touch()
     widget.locator("button[title='Add a node']").click()
-    shows.to_contain_text("2 nodes", timeout=60_000)
+    shows.to_contain_text("2 nodes")
     page.picture("two-nodes")
     widget.locator("button[title='Remove a node']").click()
     shows.to_contain_text("Remove the node that was added last?")
@@ -247,17 +260,17 @@ def test_the_cluster_widget_is_live_and_asks_before_it_destroys(lab: Lab) -> Non
     shows.to_contain_text("2 nodes")
     widget.locator("button[title='Remove a node']").click()
     widget.locator("button[title='Yes']").click()
-    shows.to_contain_text("1 node ", timeout=60_000)
+    shows.to_contain_text("1 node ")
     page.run(3)
     page.shows(3, "True")
     page.cell(1).click()
     page.menu("Edit", "Clear Cell Output")
-    wait_until(lambda: _feed_has_ended(page), "the end of the feed", timeout=30)
+    wait_until(lambda: _feed_has_ended(page), "the end of the feed")
     page.run(1)
-    widget.wait_for(timeout=30_000)
+    widget.wait_for()
     widget.locator("button[title='Stop']").click()
     widget.locator("button[title='Yes']").click()
-    shows.to_contain_text("nbray is stopped", timeout=60_000)
+    shows.to_contain_text("nbray is stopped")
     page.picture("stopped")
 
 
@@ -303,7 +316,7 @@ def test_everything_is_legible_in_the_dark(lab: Lab) -> None:
     )
     for number in (0, 1, 2, 3):
         page.run(number)
-    page.output(3).locator(".nbray-cluster").wait_for(timeout=30_000)
+    page.output(3).locator(".nbray-cluster").wait_for()
     page.start(4)
     page.shows(4, "ZeroDivisionError")
     page.cell(1).scroll_into_view_if_needed()
@@ -312,7 +325,7 @@ def test_everything_is_legible_in_the_dark(lab: Lab) -> None:
     page.picture("bottom")
     page.run(5)
     page.run(6)
-    page.output(6).frame_locator("iframe").locator(".bk-Figure").wait_for(timeout=30_000)
+    page.output(6).frame_locator("iframe").locator(".bk-Figure").wait_for()
     page.cell(6).scroll_into_view_if_needed()
     page.picture("stream")
     for place in (

@@ -138,7 +138,9 @@ def test_it_is_read_on_either_ground_without_scripts(
 ) -> None:
     below, text = _GROUND[ground]
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox"], timeout=60_000
+        )
         # VS Code tells the theme by its own variables, not by what the browser prefers.
         context = browser.new_context(
             viewport={"width": 900, "height": 1200},

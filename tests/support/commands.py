@@ -11,7 +11,7 @@ _PROGRAM = "import sys; sys.argv[0] = 'nbray'; from nbray.cli import main; main(
 def command(*args: str) -> subprocess.CompletedProcess[str]:
     """Run ``nbray ARGS``."""
     return subprocess.run(
-        [sys.executable, "-c", _PROGRAM, *args], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", _PROGRAM, *args], capture_output=True, text=True, timeout=100
     )
 
 

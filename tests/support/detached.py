@@ -11,10 +11,10 @@ from support.commands import command
 from support.kernel import Notebook, running_kernel
 
 STEPS = (
-    "import os, time\nfor i in range(1000):\n    print('step', i)\n    time.sleep(0.05)\n"
+    "import os, time\nfor i in range(1000):\n    print('step', i)\n    time.sleep(0.05 * 1.03**i)\n"
     "    if os.path.exists({0!r}):\n        break\n"
 )
-"""Prints until there is a file."""
+"""Prints until there is a file, ever more slowly: a notebook shows 200 lines, here ten minutes."""
 
 
 @contextmanager

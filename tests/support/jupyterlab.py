@@ -23,6 +23,7 @@ import psutil
 import pytest
 
 from nbray.testing import wait_until
+from nbray.testing.processes import kill_all
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
@@ -30,6 +31,9 @@ PICTURES = (
     Path(os.environ["NBRAY_SCREENSHOTS"]).resolve() if "NBRAY_SCREENSHOTS" in os.environ else None
 )
 START = "%load_ext nbray\n%nbray start --head --num-cpus 2"
+PATIENCE_MS = 60_000
+"""For each step of a browser: on a busy machine its page may need many seconds for one."""
+playwright.expect.set_options(timeout=PATIENCE_MS)
 SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -58,16 +62,20 @@ class Page:
         def begun() -> bool:
             return bool(prompt.inner_text() != before)
 
-        for _attempt in range(5):  # a key that comes while the page still settles is lost
+        for _attempt in range(10):  # a key that comes while the page still settles is lost
             self._answer_dialog()
-            self.cell(number).locator(".cm-content").click()
-            self.page.keyboard.press("Control+Enter")
+            with suppress(playwright.TimeoutError):  # a dialog that has come since is in the way
+                self.cell(number).locator(".cm-content").click(timeout=5_000)
+                if begun():  # late, by the key before; another one would run it twice
+                    return
+                self.page.keyboard.press("Control+Enter")
             deadline = time.monotonic() + 5
             while not begun() and time.monotonic() < deadline:
                 self.page.wait_for_timeout(50)
             if begun():
                 return
-        raise AssertionError(f"cell {number} did not start")
+        seen = self.cell(number).inner_text()
+        raise AssertionError(f"Cell {number} did not start, and shows:\n{seen}")
 
     def _answer_dialog(self) -> None:
         """JupyterLab may ask something while it opens; what, is in the run's warnings."""
@@ -75,7 +83,7 @@ class Page:
         if dialog.count():
             warnings.warn(f"JupyterLab asked: {dialog.first.inner_text()}", stacklevel=2)
             dialog.first.locator(".jp-mod-accept").first.click()
-            dialog.first.wait_for(state="detached", timeout=10_000)
+            dialog.first.wait_for(state="detached")
 
     def run(self, number: int, timeout_s: float = 60.0) -> None:
         """Run a cell to its end."""
@@ -99,14 +107,16 @@ class Page:
         field.wait_for(timeout=timeout_s * 1000)
         asked = field.element_handle()
         for _attempt in range(5):  # a key that comes while the page still settles is lost
-            asked.fill(line)
-            asked.press("Enter")
+            with suppress(playwright.Error):  # it has gone, by the key before
+                asked.fill(line)
+                asked.press("Enter")
             with suppress(playwright.TimeoutError):
                 asked.wait_for_element_state("hidden", timeout=5_000)
                 return
-        raise AssertionError(f"cell {number} did not take {line!r}")
+        seen = self.cell(number).inner_text()
+        raise AssertionError(f"Cell {number} did not take {line!r}, and shows:\n{seen}")
 
-    def shows(self, number: int, text: str | re.Pattern[str], timeout_s: float = 30.0) -> None:
+    def shows(self, number: int, text: str | re.Pattern[str], timeout_s: float = 60.0) -> None:
         playwright.expect(self.output(number)).to_contain_text(text, timeout=timeout_s * 1000)
 
     def menu(self, *items: str) -> None:
@@ -124,13 +134,21 @@ class Page:
     def saved(self) -> Any:
         """The notebook as it is in its file after a save."""
         before = self.path.stat().st_mtime_ns
-        self.page.keyboard.press("Escape")
-        self.page.keyboard.press("Control+s")
-        wait_until(
-            lambda: self.path.stat().st_mtime_ns > before and self.path.read_text().endswith("}\n"),
-            "the notebook was saved",
-        )
-        return nbformat.read(self.path, as_version=4)
+
+        def is_saved() -> bool:
+            whole = self.path.read_text().endswith("}\n")
+            return whole and self.path.stat().st_mtime_ns > before
+
+        for _attempt in range(5):  # a key that comes while the page still settles is lost
+            self.page.keyboard.press("Escape")
+            self.page.keyboard.press("Control+s")
+            deadline = time.monotonic() + 10
+            while not is_saved() and time.monotonic() < deadline:
+                self.page.wait_for_timeout(50)
+            if is_saved():
+                return nbformat.read(self.path, as_version=4)
+            self._answer_dialog()
+        raise AssertionError(f"{self.path.name} was not saved")
 
 
 class Lab:
@@ -156,6 +174,7 @@ class Lab:
             viewport={"width": 1280, "height": 1000},
             color_scheme="dark" if dark else "light",
         )
+        context.set_default_timeout(PATIENCE_MS)
         page = context.new_page()
         page.goto(f"{self._url}lab/tree/{path.name}?reset&token={self._token}")
         shown = Page(page, path, name)
@@ -177,7 +196,7 @@ def chromium() -> Iterator[Any]:
     """Debian's browser, without a window."""
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"], timeout=PATIENCE_MS
         )
         try:
             yield browser
@@ -186,7 +205,10 @@ def chromium() -> Iterator[Any]:
 
 
 def end_with_children(server: subprocess.Popen[bytes]) -> None:
-    """End a server, and what it has started and left."""
+    """End a server, and what it has started and left.
+
+    A cluster that is on its way to its end has the time for it: killed, it leaves its memory.
+    """
     children = psutil.Process(server.pid).children(recursive=True)
     server.terminate()
     try:
@@ -194,9 +216,7 @@ def end_with_children(server: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:  # as where a kernel was being started at that moment
         server.kill()
         server.wait()
-    for child in children:
-        if child.is_running():
-            child.kill()
+    kill_all(psutil.wait_procs(children, timeout=30)[1])
 
 
 @contextmanager
@@ -217,18 +237,23 @@ def running_lab(session_root: Path, tmp_path: Path) -> Iterator[Lab]:
         [
             sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port=0",
             "--ip=127.0.0.1", "--IdentityProvider.token=secret", f"--ServerApp.root_dir={tmp_path}",
+            "--KernelManager.shutdown_wait_time=30",  # a killed kernel leaves its session's folder
         ],
         env=environment, stdout=log, stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:
         found = tmp_path / "runtime" / f"jpserver-{server.pid}.json"
-        wait_until(found.exists, "JupyterLab's start", timeout=60)
-        time_left = time.monotonic() + 10
-        while not (text := found.read_text()):
-            assert time.monotonic() < time_left, "the server's address was never written"
-        url = json.loads(text)["url"]
+
+        def has_begun() -> bool:
+            assert server.poll() is None, (tmp_path / "lab.log").read_text()
+            # It is written in place, so that it is empty for a moment.
+            return found.exists() and found.stat().st_size > 0
+
+        wait_until(has_begun, "JupyterLab's start", timeout=60)
+        url = json.loads(found.read_text())["url"]
         with chromium() as browser:
             yield Lab(tmp_path, url, "secret", browser)
     finally:
         end_with_children(server)
         log.close()
+        print((tmp_path / "lab.log").read_text()[-5000:])  # shown where a test fails

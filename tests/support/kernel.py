@@ -88,10 +88,10 @@ class Notebook:
 
     def prepare(self, code: str) -> None:
         """Run code that is no cell."""
-        reply = self._client.execute(code, silent=True, reply=True, timeout=30)
+        reply = self._client.execute(code, silent=True, reply=True, timeout=60)
         assert reply["content"]["status"] == "ok", reply["content"]
 
-    def answer(self, code: str, lines: Sequence[str | None], timeout: float = 40.0) -> Cell:
+    def answer(self, code: str, lines: Sequence[str | None], timeout: float = 60.0) -> Cell:
         """Run a cell that asks for input: one line for each question; None interrupts it."""
         message_id = self._client.execute(code, allow_stdin=True)
         cell = self._cells[message_id] = Cell(message_id)
@@ -104,24 +104,24 @@ class Notebook:
                 self._client.input(line) if line is not None else self.manager.interrupt_kernel()
             return cell.idle
 
-        self.wait(is_over, f"the end of {code!r}", timeout)
-        assert not left, f"it did not ask for {left}; it printed {cell.printed}"
+        self.wait(is_over, f"the end of {code!r}", timeout, cell)
+        assert not left, f"it did not ask for {left}; it printed {cell.printed}{cell.error}"
         return cell
 
     def run(self, code: str, timeout: float = 60.0) -> Cell:
         cell = self.start(code)
-        self.wait(lambda: cell.idle, f"the end of {code!r}", timeout)
+        self.wait(lambda: cell.idle, f"the end of {code!r}", timeout, cell)
         return cell
 
     def complete(self, code: str) -> list[str]:
         """What tab completion offers at the end of ``code``."""
-        reply = self._client.complete(code, reply=True, timeout=30)
+        reply = self._client.complete(code, reply=True, timeout=60)
         matches: list[str] = reply["content"]["matches"]
         return matches
 
     def inspect(self, name: str) -> str:
         """What Shift-Tab shows of a name."""
-        reply = self._client.inspect(name, reply=True, timeout=30)
+        reply = self._client.inspect(name, reply=True, timeout=60)
         return str(reply["content"]["data"]["text/plain"])
 
     def debug(self, command: str, **arguments: Any) -> dict[str, Any]:
@@ -130,15 +130,24 @@ class Notebook:
         sent = self._client.session.msg("debug_request", message)
         self._client.control_channel.send(sent)
         while True:
-            reply = self._client.control_channel.get_msg(timeout=30)
+            try:
+                reply = self._client.control_channel.get_msg(timeout=60)
+            except queue.Empty:
+                raise AssertionError(f"not within 60 s: an answer to {command!r}") from None
             if reply["parent_header"].get("msg_id") == sent["header"]["msg_id"]:
                 body: dict[str, Any] = reply["content"].get("body", {})
                 return body
 
-    def wait(self, condition: Any, what: str, timeout: float = 60.0) -> None:
+    def wait(
+        self, condition: Any, what: str, timeout: float = 60.0, *shown: Cell
+    ) -> None:  # fmt: skip
+        """Take what the kernel publishes until a condition holds; fail with what cells showed."""
         deadline = time.monotonic() + timeout
         while not condition():
-            assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
+            if time.monotonic() > deadline:
+                cells = shown or [*self._cells.values()][-3:]
+                seen = "\n".join(f"{one.label}: {one.printed[-2000:]}{one.error}" for one in cells)
+                raise AssertionError(f"not within {timeout} s: {what}; the cells showed:\n{seen}")
             try:
                 message = self._client.get_iopub_msg(timeout=0.1)
             except queue.Empty:

@@ -464,9 +464,10 @@ class Attack:
 
 
 def run(
-    seed: int, seconds: float, dashboard: bool = True, traffic: list[bytes] | None = None
-) -> Counter[str]:
-    """Attack a new cluster for so long; how many inputs each listener got.
+    seed: int, seconds: float, dashboard: bool = True, traffic: list[bytes] | None = None,
+    least: int = 0,
+) -> Counter[str]:  # fmt: skip
+    """Attack a new cluster for so long, by so many inputs; how many each listener got.
 
     ``traffic``: what an earlier run recorded; with it and its seed, the inputs are the same.
 
@@ -481,7 +482,7 @@ def run(
         attack.round()
         target.check_work()
         before = target.measure()
-        while time.monotonic() < until:
+        while time.monotonic() < until or attack.sent.total() <= least:
             attack.round()
             target.check_work()
         _wait(lambda: _fds_are_back(target, before), lambda: f"{before}, now {target.measure()}")
