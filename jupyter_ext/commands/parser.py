@@ -34,6 +34,7 @@ class Parser(argparse.ArgumentParser):
             prog=prog, description=description, epilog=epilog, allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
+        self.color = False  # from Python 3.14 on: a saved notebook would have its codes
 
     def option_names(self) -> list[str]:
         """The options, as they are written."""

@@ -70,9 +70,9 @@ class PoolTaskError(Exception):
     Examples:
         >>> from nbray.util.multiprocessing import Pool
         >>> with Pool(1) as pool:
-        ...     one, none, two = pool.imap(lambda x: 12 // x, [12, 0, 6])
+        ...     one, none, two = pool.imap(lambda x: {"a": 1, "c": 2}[x], "abc")
         >>> one, type(none).__name__, none.underlying, two
-        (1, 'PoolTaskError', ZeroDivisionError('integer division or modulo by zero'), 2)
+        (1, 'PoolTaskError', KeyError('b'), 2)
     """
 
     def __init__(self, underlying: BaseException) -> None:

@@ -200,7 +200,9 @@ def test_an_exception_is_one_of_its_class_with_its_fields(module_cluster: Path) 
             error = got(ref)
             assert isinstance(error, kind), (name, type(error))
             assert type(error.cause) is kind
-            assert error.__cause__ is (None if kind is Refuses else error.cause)
+            # Before Python 3.14 nobody could print a traceback with such a one in it.
+            hidden = kind is Refuses and sys.version_info < (3, 14)
+            assert error.__cause__ is (None if hidden else error.cause)
             for field, value in fields.items():
                 assert getattr(error, field) == value, (name, field)
             assert f"{kind.__name__}" in error.traceback_str and "fails" in str(error)

@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs" / "internals").glob("*.md"))]
 PARTS = ("nbray", "jupyter_ext", "dashboard")
+AT_THE_TOP = {
+    *(".ci", ".dockerignore", ".gitattributes", ".gitignore", "ARCHITECTURE.md", "CHANGELOG.md"),
+    *("CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "SECURITY.md", "benchmarks"),
+    *("dashboard", "deploy", "docs", "jupyter_ext", "mkdocs.yml", "nbray", "notebooks"),
+    *("pyproject.toml", "tests"),
+}
+MOST_BYTES = 500_000
+
+
+def test_the_repository_has_nothing_that_a_command_has_left() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no clone")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+    names = [name for name in listed.stdout.decode().split("\0") if (ROOT / name).is_file()]
+    assert {name.partition("/")[0] for name in names} - {""} == AT_THE_TOP
+    assert not [name for name in names if (ROOT / name).stat().st_size > MOST_BYTES]
 
 
 def test_each_file_that_is_named_exists() -> None:

@@ -80,7 +80,7 @@ def test_a_grid_search_of_scikit_learn_runs_on_the_cluster(cluster: Path) -> Non
         search = GridSearchCV(SVC(), {"C": [0.1, 1, 10]}, cv=3).fit(features, labels)
         with pytest.raises(ZeroDivisionError) as caught:
             Parallel()(delayed(lambda i: 1 // i)(i) for i in range(3))
-        assert str(caught.value) == "integer division or modulo by zero"
+        assert "by zero" in str(caught.value)
         assert "1 // i" in str(caught.value.__cause__), "where it was raised"
         large, small = np.arange(200_000.0), np.arange(1000.0)
         calls = [delayed(keep)(i, large, of=small, more=large) for i in range(30)]
