@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 import msgspec
 
 from nbray.common.ids import NIL, JobID, ObjectID, TaskID
-from nbray.common.interrupts import interrupt_again
+from nbray.common.interrupts import finalizer, interrupt_again
 from nbray.wire.records import Address
 
 if TYPE_CHECKING:
@@ -180,6 +180,7 @@ class ObjectRef(msgspec.Struct, eq=False, weakref=True, metaclass=_Checked):
     __class_getitem__: ClassVar[Any] = classmethod(GenericAlias)
     """``ObjectRef[int]`` in annotations: the ref of an int."""
 
+    @finalizer
     def __del__(self) -> None:
         try:
             kin = self._kin

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from nbray.common.interrupts import guard_finalizers
 from nbray.core_worker.values.serialization import set_home
 from nbray.exceptions import NbraySystemError
 
@@ -50,6 +51,7 @@ def set_core(core: CoreWorker | None) -> None:
     global _current, _forked
     _current, _forked = core, False
     set_home(core)
+    guard_finalizers()
 
 
 def was_forked() -> bool:

@@ -19,7 +19,7 @@ import struct
 import weakref
 from collections.abc import Callable
 
-from nbray.common.interrupts import interrupt_again
+from nbray.common.interrupts import finalizer, interrupt_again
 from nbray.object_store.private_pages import PrivatePages, address_of
 
 _FLOCK = struct.Struct("hhqqi4x")  # type, whence, start, length, pid
@@ -32,6 +32,7 @@ _libc = ctypes.CDLL(None)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
+@finalizer
 def _released(on_release: Callable[[], None]) -> None:
     try:
         on_release()

@@ -14,6 +14,8 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
+from nbray.common.interrupts import finalizer
+
 if TYPE_CHECKING:
     import numpy
 
@@ -94,6 +96,7 @@ class PrivatePages:
         return numpy.flatnonzero(copied)
 
 
+@finalizer
 def _unmapped(_original: memoryview) -> None:
     global _count
     with _lock:

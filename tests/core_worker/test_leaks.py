@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import contextlib
 import gc
+import operator
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +146,34 @@ def test_puts_that_are_interrupted_while_they_write() -> None:
         except KeyboardInterrupt:
             interrupted += 1
     assert interrupted > 20  # what is raised in a __del__ is lost in Python
+
+
+def a_stream() -> nbray.ObjectRefGenerator:
+    @nbray.remote(num_returns="streaming")
+    def items() -> Iterator[np.ndarray]:
+        yield large()
+        yield large()
+
+    stream = items.remote()
+    nbray.get(stream.completed(), timeout=60)
+    return stream
+
+
+@pytest.mark.parametrize("kind", ["ref", "array", "stream"])
+def test_an_interrupt_at_the_first_step_of_a_finalizer_loses_nothing(kind: str) -> None:
+    """Python prints what is raised there, and forgets it."""
+    make: dict[str, Callable[[], object]] = {
+        "ref": lambda: nbray.put(large()),
+        "array": lambda: nbray.get(nbray.put(large())),
+        "stream": a_stream,
+    }
+    for _ in range(5):
+        held = [make[kind]()]
+        # No code of Python's runs between the two, which could be interrupted in its place.
+        steps = [_thread.interrupt_main, held.clear]
+        with pytest.raises(KeyboardInterrupt):
+            deque(map(operator.call, steps), maxlen=0)
+            threading.Event().wait(60)
 
 
 def test_a_get_that_is_interrupted_or_runs_out_gives_its_pin_back() -> None:

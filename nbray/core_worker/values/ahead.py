@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from nbray.common.interrupts import finalizer
 from nbray.wire import object_messages as om
 from nbray.wire.records import Address, Stored
 from nbray.wire.waiting import Waiter
@@ -29,6 +30,7 @@ class Pin:
         self._unpins = unpins
         self._held: list[bytes | None] = [] if reply.cause else [None, reply.object_id]
 
+    @finalizer
     def release(self) -> None:
         """The view has gone."""
         if self._held:

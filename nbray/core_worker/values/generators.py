@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nbray.common.ids import NIL
-from nbray.common.interrupts import interrupt_again
+from nbray.common.interrupts import finalizer, interrupt_again
 from nbray.object_ref import ObjectRef
 
 if TYPE_CHECKING:
@@ -120,6 +120,7 @@ class ObjectRefGenerator:
         """The id of the task."""
         return self._completion.task_id()
 
+    @finalizer
     def __del__(self) -> None:
         try:
             self._readers.abandon(self._stream)
