@@ -70,7 +70,8 @@ class Session:
             for folder in (session.path, session.path / "sockets", session.path / "logs"):
                 folder.mkdir(mode=0o700)
             session.keep_starter()
-            session.keep_token(token or secrets.token_bytes(32))
+            # Text, without what is cut from the ends of a file or cannot be in a variable.
+            session.keep_token(token or secrets.token_hex(32).encode())
         except OSError as error:
             session.remove()
             raise OSError(

@@ -304,6 +304,19 @@ def test_a_token_that_can_be_guessed_is_refused(
         load_token(create=True)
 
 
+def test_the_token_of_a_session_is_text_for_whoever_takes_it_elsewhere(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session.create()
+    assert session.token.isalnum() and session.token.isascii()
+    monkeypatch.delenv("NBRAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("NBRAY_AUTH_TOKEN_PATH", str(session.path / "token"))
+    assert load_token(create=False) == session.token
+    monkeypatch.setenv("NBRAY_AUTH_TOKEN", session.token.decode())
+    assert load_token(create=False) == session.token
+    session.remove()
+
+
 def test_a_token_that_nobody_guesses_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
