@@ -52,9 +52,7 @@ class ManagerProcess:
             began = time.monotonic()
             try:
                 child = self._start()
-            except (
-                OSError
-            ) as error:  # no descriptor or process is left: pages are shown all the same
+            except OSError as error:  # nothing is left for one: pages are shown all the same
                 logger.error("The job manager is not started yet: %s", error)
                 self._wanted.set()
                 await asyncio.sleep(_PAUSE_S)
