@@ -65,10 +65,12 @@ def _on_unraisable(args: sys.UnraisableHookArgs) -> None:
 def _was_met(args: sys.UnraisableHookArgs) -> bool:
     """Whether a finalizer was; its work is done then, and the interrupt comes again."""
     place = args.exc_traceback
-    while place is not None and place.tb_next is not None:
+    if place is None:
+        return False
+    while place.tb_next is not None:
         place = place.tb_next
-    code = None if place is None else place.tb_frame.f_code
-    if place is None or code is None or code not in _finalizers:
+    code = place.tb_frame.f_code
+    if code not in _finalizers:
         return False
     if place.tb_lineno == code.co_firstlineno:  # no line of it was begun
         given: dict[str, Any] = place.tb_frame.f_locals

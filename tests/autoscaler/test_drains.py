@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 from support import stopping
-from support.commands import command, start_command
+from support.commands import command, read_until, start_command
 from support.nodes import join_here
 
 import nbray
@@ -157,14 +156,6 @@ def test_a_raylet_that_stands_still_when_it_is_to_drain_drains_when_it_goes_on(
     wait_until(has_left, "the node's leaving", 100)
     node.stop()
     assert nbray.get(ref, timeout=60)[0] == 7
-
-
-def read_until(running: subprocess.Popen[str], text: str) -> None:
-    assert running.stdout is not None
-    lines = [""]
-    while text not in lines[-1]:
-        lines.append(running.stdout.readline())
-        assert lines[-1], f"{text!r} is not in what it said: {lines}\n{running.communicate()[1]}"
 
 
 def test_a_notice_while_the_raylet_stands_still_is_heeded_when_it_goes_on(home: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from support.commands import command
+from support.commands import PROGRAM, command
 from support.ports import refusing_port
 
 import nbray
@@ -75,10 +75,9 @@ def stopped(*args: str) -> Result:
 
 def test_stop_ends_the_cluster_that_is_meant_and_asks_before_it_ends_several(home: Path) -> None:
     """Also a node under --block, and never what a program holds unless it is named."""
-    program = "import sys; sys.argv[0] = 'nbray'; from nbray.cli import main; main()"
     options = ["--head", "--port=0", "--object-store-memory=50000000", "--include-dashboard=0"]
     blocking = subprocess.Popen(
-        [sys.executable, "-c", program, "start", "--block", *options],
+        [sys.executable, "-c", PROGRAM, "start", "--block", *options],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from support.commands import command
+from support.commands import PROGRAM, command
 
 import nbray
 from nbray.launcher.found import found_nodes
@@ -134,9 +134,8 @@ def test_a_killed_node_costs_no_result_of_2000_tasks(nodes: str) -> None:
 
 def refused(args: list[str], env: dict[str, str]) -> str:
     """The one line that a start which fails says."""
-    program = "import sys; sys.argv[0] = 'nbray'; from nbray.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", program, "start", *args],
+        [sys.executable, "-c", PROGRAM, "start", *args],
         env={**os.environ, **env}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.commands import command
+from support.commands import PROGRAM, command
 from support.ports import free_ports
 
 import nbray
@@ -35,9 +35,8 @@ def test_init_joins_a_head_that_blocks_and_no_programs_own_cluster(home: Path) -
     )
     assert other.stdout.strip() != own
     nbray.shutdown()
-    start = "import sys; sys.argv[0] = 'nbray'; from nbray.cli import main; main()"
     head = subprocess.Popen(
-        [sys.executable, "-c", start, "start", "--head", "--port=0", "--num-cpus=3", "--block"],
+        [sys.executable, "-c", PROGRAM, "start", "--head", "--port=0", "--num-cpus=3", "--block"],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:

@@ -109,7 +109,7 @@ def test_workers_whose_template_was_killed_before_they_could_be_watched_are_not_
     assert len(set(nbray.get(answers, timeout=60))) == 32
 
 
-def test_a_worker_of_which_only_its_template_knew_is_watched_when_that_is_killed(
+def test_a_worker_without_a_template_that_ends_meanwhile_is_made_again(
     cluster: Path,
 ) -> None:
     @nbray.remote(num_cpus=0, max_restarts=1, max_task_retries=1)

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from support.commands import PROGRAM
 
 from nbray.testing import processes_of, wait_until
-
-COMMAND = "import sys; sys.argv[0] = 'nbray'; from nbray.cli import main; main()"
 
 
 def ip(*args: str) -> None:
@@ -57,7 +56,7 @@ class Machine:
 
     def nbray(self, *args: str) -> str:
         done = subprocess.run(
-            self.python("-c", COMMAND, *args),
+            self.python("-c", PROGRAM, *args),
             env=self.env(), capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from support.commands import command, start_command
+from support.commands import command, read_until, start_command
 from support.ports import free_port
 from support.slurm import Slurm
 
@@ -40,14 +40,6 @@ nbray.get(node.remote())
 print("heard", len(heard), flush=True)
 sys.exit(7)
 """
-
-
-def read_until(running: subprocess.Popen[str], text: str) -> None:
-    assert running.stdout is not None
-    lines = [""]
-    while text not in lines[-1]:
-        lines.append(running.stdout.readline())
-        assert lines[-1], f"{text!r} is not in what it said: {lines}"
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support.commands import PROGRAM
 from support.slurm import ODD_PARTITION, Slurm
 
 from nbray.testing import own_sessions, processes_of, wait_until
@@ -79,9 +80,8 @@ class LoginNode:
         (self.home / "cluster.yaml").write_text(yaml.safe_dump(self.given))
 
     def run(self, verb: str, *args: str) -> subprocess.CompletedProcess[str]:
-        program = "import sys; sys.argv[0] = 'nbray'; from nbray.cli import main; main()"
         return subprocess.run(
-            [sys.executable, "-c", program, verb, "cluster.yaml", *args], env=self.env, text=True,
+            [sys.executable, "-c", PROGRAM, verb, "cluster.yaml", *args], env=self.env, text=True,
             capture_output=True, timeout=200, cwd=self.home, stdin=subprocess.DEVNULL,
         )  # fmt: skip
 
@@ -133,9 +133,8 @@ def test_commands_and_files_go_to_the_head(login: LoginNode) -> None:
     login.nbray("rsync-up", "data", "~/there")
     login.nbray("rsync-down", "~/there/", "back")
     assert (login.home / "back" / "data" / "a b").read_text() == "1"
-    shell = "import sys; sys.argv[0] = 'nbray'; from nbray.cli import main; main()"
     typed = subprocess.run(
-        ["script", "-qec", f'{sys.executable} -c "{shell}" attach cluster.yaml', "/dev/null"],
+        ["script", "-qec", f'{sys.executable} -c "{PROGRAM}" attach cluster.yaml', "/dev/null"],
         input="echo in $NBRAY_ADDRESS; exit 5\n", env=login.env, cwd=login.home, text=True,
         capture_output=True, timeout=60,
     )  # fmt: skip
@@ -221,10 +220,9 @@ def test_what_slurm_refuses_is_said_in_its_words_and_mended_in_the_file(login: L
 def test_a_second_head_of_the_name_is_refused_on_the_same_machine(login: LoginNode) -> None:
     login.write(available_node_types=ONE)
     login.nbray("up", "-y")
-    program = "import sys; sys.argv[0] = 'nbray'; from nbray.cli import main; main()"
     words = ["start", "--head", "--port=0", "--num-cpus=0", "--include-dashboard=0",
              "--object-store-memory=80MB", "--autoscaling-config=cluster.yaml"]  # fmt: skip
-    second = [sys.executable, "-c", program]
+    second = [sys.executable, "-c", PROGRAM]
     started = subprocess.run(
         [*second, *words], env=login.env, text=True, capture_output=True, timeout=60,
         cwd=login.home,

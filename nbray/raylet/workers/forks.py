@@ -15,6 +15,7 @@ from typing import Protocol
 from nbray.common.own_time import OwnTime
 from nbray.common.pids import kill_sessions
 from nbray.common.session import Session
+from nbray.common.sparing_log import SparingLog
 from nbray.raylet.workers.templates import ForkedTemplate, Report, Template
 from nbray.raylet.workers.worker import Worker, last_lines
 from nbray.raylet.workers.worker_life import State
@@ -22,6 +23,7 @@ from nbray.runtime_env.setup import Prepared
 from nbray.wire.causes import Cause, CauseKind
 
 logger = logging.getLogger(__name__)
+_shortages = SparingLog(logger)
 
 _FAILED_START_DELAY_S = 0.5
 _FAILED_STARTS = 3
@@ -319,7 +321,7 @@ class Forks:
         try:
             lives = worker.watch(self._on_end_seen)
         except OSError as error:
-            logger.warning("The end of worker pid %d is not watched yet: %s", worker.pid, error)
+            _shortages.warning("The end of worker pid %d is not watched yet: %s", worker.pid, error)
             asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._watch, worker)
             return
         if not lives:
@@ -345,7 +347,8 @@ class Forks:
         try:
             kill_sessions({worker.pid: worker.started for worker in orphans})
         except OSError as error:  # no descriptor is left
-            logger.warning("What %d dead workers left is not ended yet: %s", len(orphans), error)
+            text = "What %d dead workers left is not ended yet: %s"
+            _shortages.warning(text, len(orphans), error)
             asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._end_orphans)
             return
         self._orphans = []
