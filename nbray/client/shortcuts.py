@@ -7,10 +7,10 @@ cluster, hands it the socket, and is out of the way.
 
 Nothing rests on that. A connection is a link (`nbray.wire.link`), which moves from one socket to
 another and loses nothing; when a shortcut breaks, or cannot be made, the link goes through the
-tunnel, which knows whether this driver lives. Where the tunnel was lost and is there again,
-shortcuts are given up with it: one that died meanwhile would be noticed later than by a driver that
-waits. With TLS, or through the dashboard's port, there are none: what is ciphered cannot be handed
-over, and what stands between passes on one connection.
+tunnel, which knows whether this driver lives, and another is tried, ever more seldom. Where the
+tunnel was lost and is there again, shortcuts are given up with it: one that died meanwhile would be
+noticed later than by a driver that waits. With TLS, or through the dashboard's port, there are
+none: what is ciphered cannot be handed over, and what stands between passes on one connection.
 """
 
 from __future__ import annotations
@@ -61,6 +61,9 @@ class Shortcuts:
             if way is None or not way.closed:
                 return
             del self._open[connection]
+        self._try_later(connection)
+
+    def _try_later(self, connection: Connection) -> None:
         peer = connection.state
         if isinstance(peer, Address) and peer.node_id == self._home.identity()[1]:
             tries = self._tries.get(connection, 0)
@@ -72,12 +75,9 @@ class Shortcuts:
         self._open = {one: way for one, way in self._open.items() if way is None or not way.closed}
         if connection in self._open or not connection.connected or len(self._open) >= self._most:
             return
-        family = socket.AF_INET6 if ":" in str(self._gateway[0]) else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        tcp.set_up(sock)
-        failed = sock.connect_ex(self._gateway)
-        if failed not in (0, errno.EINPROGRESS):
-            sock.close()
+        sock = self._dial()
+        if sock is None:
+            self._try_later(connection)
             return
         self._open[connection] = None
         handshake = ClientHandshake(self._home.token, lambda: ENDPOINT)
@@ -86,11 +86,26 @@ class Shortcuts:
         transport = Transport(self._home.reactor, sock, handshake, approach)
         transport.start(self._home.config.handshake_timeout_s)
 
+    def _dial(self) -> socket.socket | None:
+        """A socket that connects to the gateway; None: there is no descriptor, or no way there."""
+        family = socket.AF_INET6 if ":" in str(self._gateway[0]) else socket.AF_INET
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        except OSError as error:
+            logger.info("There is no socket for a shortcut: %s.", error)
+            return None
+        tcp.set_up(sock)
+        if sock.connect_ex(self._gateway) in (0, errno.EINPROGRESS):
+            return sock
+        sock.close()
+        return None
+
     def _arrived(self, connection: Connection, transport: Transport | None) -> None:
-        """The worker has taken the socket over, or there will be none."""
+        """The worker has taken the socket over, or it led nowhere."""
         del self._open[connection]
         if transport is None:
-            logger.info("A connection stays in the tunnel.")
+            logger.info("A connection stays in the tunnel for now.")
+            self._try_later(connection)
         elif connection.move(transport):
             self._open[connection] = transport
         else:

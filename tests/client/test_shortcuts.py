@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support.far_driver import TOKEN, gateway_of, my_remote, start_far_head
-from support.stopping import stand_still
+from support.stopping import stand_still, wait_until_still
 
 import nbray
 from nbray.common.addresses import split
@@ -31,6 +31,10 @@ class Counter:
 
     def pid(self) -> int:
         return os.getpid()
+
+    def stand_still(self, note: Path) -> None:
+        note.symlink_to(str(os.getpid()))
+        os.kill(os.getpid(), signal.SIGSTOP)
 
     def rest(self, seconds: float) -> int:
         time.sleep(seconds)
@@ -73,6 +77,23 @@ def test_calls_go_on_while_agent_and_gateway_stand_still_and_cuts_lose_none(
         path.cut()
         wait_until(lambda: has_shortcut(pid, head), "another shortcut")
     assert nbray.get(refs) == list(range(21, 81))
+
+
+def test_a_shortcut_that_was_cut_before_the_worker_had_it_is_tried_again(
+    head: RunningNode, path: Proxy, address: str, tmp_path: Path
+) -> None:
+    nbray.init(address)
+    counter = Counter.remote()
+    ref = counter.stand_still.remote(tmp_path / "pid")
+    wait_until((tmp_path / "pid").is_symlink, "the call")
+    pid = int((tmp_path / "pid").readlink().name)
+    wait_until_still(pid)
+    wait_until(lambda: len(path.connections) == 2, "the way to the worker")
+    path.connections[1].cut()
+    os.kill(pid, signal.SIGCONT)
+    nbray.get(ref)
+    wait_until(lambda: has_shortcut(pid, head), "the shortcut")
+    assert nbray.get(counter.add.remote()) == 1
 
 
 @pytest.mark.slow
