@@ -50,6 +50,10 @@ _OWN_SOFTWARE = str(own_software())
 _OPTIONS = [
     ("grpc.max_receive_message_length", 128 << 20),
     ("grpc.max_send_message_length", 128 << 20),
+    # A call that was not sent, gRPC itself sends again at once and without end, as long as its
+    # channel has not heard that the connection is of no use. Each try takes 9 kB that the call
+    # keeps: a thousand calls took gigabytes. `Channel.call` does it in its place.
+    ("grpc.enable_retries", 0),
     # A peer that comes back is found at once, one that vanished without a word within seconds.
     ("grpc.initial_reconnect_backoff_ms", 50),
     # The least time that a connection is given to come up, TLS included.
@@ -62,11 +66,17 @@ _OPTIONS = [
     ("grpc.http2.min_ping_interval_without_data_ms", 1000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
 ]
+# So many calls of members may wait for their handlers: of more than a thousand, gRPC cancels some.
+_WAITING = [
+    ("grpc.server.max_pending_requests", 20_000),
+    ("grpc.server.max_pending_requests_hard_limit", 40_000),
+]
 _SHARED = ("grpc.so_reuseport", 1)
 _PASSED_ON_MS = 1000
 _REFUSED = grpc.StatusCode.FAILED_PRECONDITION
 _STRANGER = "handshake failed"  # in what gRPC says of a server without the token
 _EXPLAINED_S = 3.0
+_TURNED_AWAY = "GOAWAY received"  # of a call that the server asks to be made on a new connection
 _GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 _MOST_CONNECTIONS = 4096
 _RETRY_DELAY_S = 0.05
@@ -152,7 +162,7 @@ class Service:
         more = ("grpc.max_connection_age_ms", _PASSED_ON_MS) if passed_on else _SHARED
         server = grpc.aio.server(
             interceptors=[_VersionCheck(own.wires)],
-            options=[*_OPTIONS, more, *_limits(Config.from_env())],
+            options=[*_OPTIONS, *_WAITING, more, *_limits(Config.from_env())],
         )
         server.add_generic_rpc_handlers((self._handler,))
         shown = own.identity
@@ -279,7 +289,8 @@ class Channel:
                     raise RefusedError(
                         f"{self.address} refuses {method}: {error.details()}"
                     ) from error
-                if not patient or error.code() not in _GONE or left < _RETRY_DELAY_S:
+                again = error.code() in _GONE and (patient or _TURNED_AWAY in str(error.details()))
+                if not again or left < _RETRY_DELAY_S:
                     raise RpcError(f"{method} at {self.address}: {error.details()}") from error
                 await asyncio.sleep(_RETRY_DELAY_S)
             else:

@@ -8,7 +8,8 @@ server has them connect once more soon; the others are the server's own.
 
 A server that can only listen for itself gets the port without a moment at which nobody has it: both
 sockets say that they share it. This one says so no earlier, so that the port of another cluster is
-never taken for a free one.
+never taken for a free one. What the kernel has connected to a socket is reset when that is closed:
+so this one is closed when the kernel has for a while given it nothing any more.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ from typing import cast
 
 from nbray.common.background import Background
 from nbray.common.sparing_log import SparingLog
+from nbray.wire import tcp
 from nbray.wire.knock import TLS_HELLO
-from nbray.wire.tcp import BACKLOG
 
 logger = logging.getLogger(__name__)
 _failures = SparingLog(logger)
 
 _BUFFERED = 256 << 10
 _AGAIN_S = 0.1
+_ON_ITS_WAY_S = 3.0  # at most, between the two halves of a TCP handshake
 
 
 class LatePort:
@@ -63,7 +65,7 @@ class LatePort:
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._socket.bind(place)
-            self._socket.listen(BACKLOG)
+            self._socket.listen(tcp.BACKLOG)
             self._socket.setblocking(False)
             self._place = self._socket.getsockname()
         except BaseException as error:
@@ -81,6 +83,7 @@ class LatePort:
         self._starting: asyncio.Task[None] | None = None
         self._loopback = "::1" if family == socket.AF_INET6 else "127.0.0.1"
         self._passed_to = 0
+        self._closing: asyncio.TimerHandle | None = None
         self._background = Background()
         self._loop.add_reader(self._socket, self._accept)
 
@@ -102,7 +105,10 @@ class LatePort:
             half.close()
 
     def _listen_no_more(self) -> None:
+        if self._closing is not None:
+            self._closing.cancel()
         if self._socket.fileno() >= 0:
+            self._accept()  # who came here last
             self._loop.remove_reader(self._socket)
             self._socket.close()
 
@@ -173,8 +179,11 @@ class LatePort:
                 sock.close()
             self._starting = None  # the next who comes has it tried again
             return
-        self._accept()  # who came here last
-        self._listen_no_more()
+        try:
+            tcp.give_to_next(self._socket)
+        except OSError as error:  # as of a sandbox
+            logger.info("Some who connect to port %d now come here first: %s", self.port, error)
+        self._closing = self._loop.call_later(_ON_ITS_WAY_S, self._listen_no_more)
         self._passed_to = passed_to
         self._pass_all_on()
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import array
 import errno
 import random
 import socket
+import struct
 from typing import Any
 
 from nbray.common.addresses import socket_address
 
 BACKLOG = 1024
 """So many, of Unix sockets too, may wait to be accepted by a process that has no time just now."""
+
+_SO_ATTACH_REUSEPORT_CBPF = 51  # Linux's number, which `socket` does not name
+_RETURN_ONE = struct.pack("HBBI", 0x06, 0, 0, 1)
 
 _SILENT_S = 15
 _PROBE_S = 5
@@ -58,6 +63,23 @@ def listen(host: str, first: int, last: int) -> socket.socket:
         errno.EADDRINUSE,
         f"No port from {first} to {ports[-1]} is free for one more worker or driver: widen the "
         "range (nbray start --min-worker-port --max-worker-port)",
+    )
+
+
+def give_to_next(first: socket.socket) -> None:
+    """Have the kernel give who connects from now on to the second socket that listens at a port.
+
+    Args:
+        first: the socket that listened there first; all say SO_REUSEPORT.
+
+    Raises:
+        OSError: nobody shares the port, or this kernel cannot do that.
+    """
+    program = array.array("B", _RETURN_ONE)  # a classic BPF program: the number of the socket
+    address, size = program.buffer_info()
+    count = size // struct.calcsize("HBBI")
+    first.setsockopt(
+        socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, struct.pack("HP", count, address)
     )
 
 

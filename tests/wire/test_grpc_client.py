@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from nbray.wire.gcs_messages import Empty
+from nbray.wire.gcs_messages import Empty, KvKey, KvValue
 from nbray.wire.grpc_service import GrpcClient, RpcError, serve
 
 TOKEN = b"t" * 32
+
+
+def echo(request: KvKey) -> KvValue:
+    return KvValue(request.key)
 
 
 def test_a_call_fails_when_its_connection_is_closed_and_so_do_later_ones() -> None:
@@ -33,6 +37,19 @@ def test_a_call_fails_when_its_connection_is_closed_and_so_do_later_ones() -> No
             await call
         with pytest.raises(RpcError, match="closed here"):
             await client.call("Stand", Empty(), Empty)
+        await server.stop(None)
+
+    asyncio.run(scene())
+
+
+def test_ten_thousand_calls_at_once_are_all_answered() -> None:
+    async def scene() -> None:
+        server, port = await serve("127.0.0.1", 0, TOKEN, {"Echo": (KvKey, echo)})
+        client = GrpcClient(f"127.0.0.1:{port}", TOKEN)
+        keys = [str(number).encode() for number in range(10_000)]
+        calls = [client.call("Echo", KvKey(b"", key), KvValue, 60) for key in keys]
+        assert [answer.value for answer in await asyncio.gather(*calls)] == keys
+        await client.close()
         await server.stop(None)
 
     asyncio.run(scene())

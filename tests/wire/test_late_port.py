@@ -21,6 +21,7 @@ from nbray.wire.gcs_messages import Empty, KvKey, KvValue
 from nbray.wire.grpc_service import CallServer, GrpcClient, RpcError, serve
 from nbray.wire.knock import knock
 from nbray.wire.near_calls import Handlers
+from nbray.wire.tcp import give_to_next
 
 TOKEN = b"t" * 32
 
@@ -101,6 +102,49 @@ def test_who_came_before_the_server_is_not_passed_on_for_long_and_loses_no_call(
         await server.stop(None)
 
     asyncio.run(scene())
+
+
+def test_of_a_thousand_that_call_while_they_are_passed_on_none_loses_a_call() -> None:
+    async def scene() -> None:
+        server, port = await serve("127.0.0.1", 0, TOKEN, {"Echo": (KvKey, echo)})
+        clients = [GrpcClient(f"127.0.0.1:{port}", TOKEN) for _ in range(1000)]
+
+        async def call(client: GrpcClient) -> int:
+            count = 0
+            while not count or server._port._passed_on:
+                await client.call("Echo", KvKey(b"", b"x"), KvValue, 60)
+                count += 1
+            return count
+
+        counts = await asyncio.gather(*map(call, clients))
+        assert sum(counts) > len(clients)
+        assert not server._port._passed_on
+        for client in clients:
+            await client.close()
+        await server.stop(None)
+
+    asyncio.run(scene())
+
+
+def test_who_connects_is_given_to_the_server_before_the_first_socket_is_closed() -> None:
+    """What has come to a socket that is closed would be reset."""
+    with socket.create_server(("127.0.0.1", 0)) as first:
+        with pytest.raises(OSError):
+            give_to_next(first)  # nobody shares the port
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        place = first.getsockname()
+        with socket.create_server(place, reuse_port=True, backlog=1000) as second:
+            give_to_next(first)
+            came = [socket.create_connection(place, 20) for _ in range(100)]
+            first.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                first.accept()
+            taken = [second.accept()[0] for _ in came]
+            first.close()
+            came.append(socket.create_connection(place, 20))
+            taken.append(second.accept()[0])
+            for one in (*came, *taken):
+                one.close()
 
 
 def test_who_knocks_has_the_server_start_and_says_no_more() -> None:
