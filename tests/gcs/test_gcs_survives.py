@@ -22,6 +22,7 @@ from support.stopping import stand_still
 import nbray
 from nbray.common.config import Config
 from nbray.driver.driver import current_core
+from nbray.driver.joining import find_session
 from nbray.exceptions import ActorDiedError
 from nbray.experimental import internal_kv as kv
 from nbray.testing import processes_of, wait_until
@@ -46,6 +47,19 @@ def test_the_key_value_space_is_rays(cluster: Path) -> None:
     assert not kv._internal_kv_exists("ab", namespace="n")
     assert kv._internal_kv_del("nothing") == 0
     assert kv._internal_kv_get("nothing") is None
+
+
+def test_figures_are_kept_as_soon_as_there_is_a_place_for_them(cluster: Path) -> None:
+    session, info = find_session("auto")
+    folder = session.path / "series"
+    wait_until((folder / "cluster.series").exists, "the first GCS to keep some")
+    folder.rename(session.path / "away")
+    folder.touch()  # as a disk that is full
+    os.kill(info["pids"][0], signal.SIGKILL)
+    log = session.log_path("gcs.log")
+    wait_until(lambda: "no figures" in log.read_text(), "the next GCS to find no place")
+    folder.unlink()
+    wait_until((folder / "cluster.series").exists, "it to keep some")
 
 
 def test_what_is_asked_again_of_a_gcs_that_was_killed_is_answered_as_the_first_time(

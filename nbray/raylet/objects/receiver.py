@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 _AT_ONCE = 4
 _IDLE_S = 5.0
 _ATTEMPTS = 3
+_MEMORY_AGAIN_S = 10.0
 
 
 def _nothing() -> None:
@@ -89,7 +90,7 @@ class ObjectReceiver:
         self._fetching = 0
         self._used = time.monotonic()
         self._neighbour: Neighbour | None = None
-        self._reads_memory = True
+        self._no_memory_until = 0.0
         self.received = 0
 
     @property
@@ -156,7 +157,7 @@ class ObjectReceiver:
 
     def _fetch(self, request: Request, target: memoryview) -> None:
         for attempt in range(_ATTEMPTS):
-            if not self._reads_memory:
+            if time.monotonic() < self._no_memory_until:
                 request = replace(request, machine=NO_MACHINE)
             try:
                 sock = self._take()
@@ -204,8 +205,8 @@ class ObjectReceiver:
         try:
             self._mapped(place).copy(place.offset, target)
         except (OSError, ValueError) as error:
-            self._reads_memory = False
-            logger.info("The memory of %s is not read in place: %s", self._name, error)
+            self._no_memory_until = time.monotonic() + _MEMORY_AGAIN_S
+            logger.info("The memory of %s is not read in place now: %s", self._name, error)
             raise ConnectionAbortedError("its memory cannot be read") from error
 
     def _mapped(self, place: Place) -> Neighbour:
