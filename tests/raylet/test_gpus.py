@@ -71,7 +71,7 @@ def test_a_tool_that_cannot_be_run_for_a_moment_is_run_later(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setattr(module, "_PAUSE_S", 0.01)
-    _tool(tmp_path, "exec sleep 600")
+    _tool(tmp_path, f"while [ ! -e {tmp_path}/end ]; do sleep 0.05; done")
 
     async def watch() -> None:
         gpus = Gpus()
@@ -80,8 +80,10 @@ def test_a_tool_that_cannot_be_run_for_a_moment_is_run_later(
             while "cannot be run" not in caplog.text:
                 await asyncio.sleep(0.01)
         await _until(gpus, 10)
+        monkeypatch.setattr(module, "_PAUSE_S", 60.0)
+        (tmp_path / "end").touch()
+        await _until(gpus, 0)
         watching.cancel()
-        await asyncio.wait([watching])
 
     asyncio.run(watch())
 

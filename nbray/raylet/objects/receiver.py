@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from nbray.common.shortages import is_shortage
 from nbray.common.threads import ThreadPool
 from nbray.object_store.neighbour import Neighbour
 from nbray.wire.bulk import (
@@ -49,6 +50,10 @@ def _nothing() -> None:
 
 class TransferError(Exception):
     """A part of an object did not come; the text says why."""
+
+
+class UnreachedError(TransferError):
+    """Its node could not be asked, or could not look: if it lives, it may have the part."""
 
 
 class ObjectReceiver:
@@ -114,7 +119,7 @@ class ObjectReceiver:
         ``prepare`` is called first, in a thread.
 
         Raises:
-            TransferError: it did not come.
+            UnreachedError: it did not come now. TransferError: it is not there.
         """
 
         def work_on() -> None:
@@ -125,7 +130,7 @@ class ObjectReceiver:
             work = self._threads.submit(work_on)
         except RuntimeError as error:
             why = "is dead" if self._closed else f"is not asked: {error}"
-            raise TransferError(f"{self._name} {why}") from None
+            raise UnreachedError(f"{self._name} {why}") from None
         waiting = asyncio.ensure_future(asyncio.wrap_future(work))
         self._fetching += 1
         try:
@@ -162,7 +167,7 @@ class ObjectReceiver:
             try:
                 sock = self._take()
             except (OSError, HandshakeError) as error:
-                raise TransferError(f"{self._name} cannot be reached: {error}") from error
+                raise UnreachedError(f"{self._name} cannot be reached: {error}") from error
             try:
                 self._receive(sock, request, target)
             except BaseException as error:
@@ -171,7 +176,9 @@ class ObjectReceiver:
                 # A cut connection is no death: it is made again, and the part comes anew.
                 if not isinstance(error, ConnectionError) or attempt == _ATTEMPTS - 1:
                     if isinstance(error, OSError):
-                        raise TransferError(f"the connection to {self._name}: {error}") from error
+                        passes = isinstance(error, ConnectionError) or is_shortage(error)
+                        kind = UnreachedError if passes else TransferError
+                        raise kind(f"the connection to {self._name}: {error}") from error
                     raise
             else:
                 self._give_back(sock, usable=True)
