@@ -63,6 +63,7 @@ def has_failed_once() -> bool:
 @pytest.fixture
 def soon_impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NBRAY_HANDSHAKE_TIMEOUT_S", "1")
+    monkeypatch.setenv("NBRAY_PULL_TIMEOUT_S", "1")
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,18 @@ def test_a_value_of_a_node_that_cannot_be_asked_for_a_moment_comes_later(
     ref = nbray.get(maker.make.remote(), timeout=60)
     with trouble(far):
         value = ref.future()
+        wait_until(has_failed_once, "it to be asked for in vain")
+    assert value.result(timeout=60).sum() == COUNT
+
+
+def test_a_value_of_which_a_node_sends_nothing_more_for_a_moment_comes_later(
+    soon_impatient: None, far: Far
+) -> None:
+    maker = Maker.remote()
+    first, second = nbray.get([maker.make.remote(), maker.make.remote()], timeout=60)
+    assert nbray.get(first, timeout=60).sum() == COUNT  # there is a socket, and its thread
+    with far_standing_still(far):
+        value = second.future()
         wait_until(has_failed_once, "it to be asked for in vain")
     assert value.result(timeout=60).sum() == COUNT
 

@@ -68,7 +68,7 @@ class ObjectReceiver:
         token: the cluster's secret.
         tls: what this node shows; None without TLS.
         connect_s: how long it may take to connect.
-        stall_s: a node that sends nothing for so long does not have the object.
+        stall_s: who sends nothing for so long is out of reach.
         other: the receiver from another node that this one named; None if it is dead. Called in a
             thread of this receiver's.
 
@@ -176,7 +176,8 @@ class ObjectReceiver:
                 # A cut connection is no death: it is made again, and the part comes anew.
                 if not isinstance(error, ConnectionError) or attempt == _ATTEMPTS - 1:
                     if isinstance(error, OSError):
-                        passes = isinstance(error, ConnectionError) or is_shortage(error)
+                        silent = isinstance(error, (ConnectionError, TimeoutError))
+                        passes = silent or is_shortage(error)
                         kind = UnreachedError if passes else TransferError
                         raise kind(f"the connection to {self._name}: {error}") from error
                     raise
