@@ -15,7 +15,7 @@ from IPython.core.error import UsageError
 from IPython.display import display
 
 from nbray.debugging.marks import plain
-from nbray.exceptions import NbrayError
+from nbray.exceptions import LocalRayletDiedError, NbrayError
 from nbray.notebook import FunctionCounts, engine
 
 from .. import widgets
@@ -100,20 +100,26 @@ def _look(number: int, label: str, counts: list[FunctionCounts]) -> Stream:
 
 
 def _follow(number: int, label: str, shown: Stream, publish: Callable[[Stream], None]) -> None:
-    """Bring the picture up to date until all tasks have ended; it stays as it is then."""
+    """Bring the picture up to date until all tasks have ended; it stays as it is then.
+
+    A cluster that does not answer is asked again: what it does goes on.
+    """
     running = True
     while running and engine().api.is_initialized():
         began = time.monotonic()
         try:
             counts = counts_now(_COUNTS_S)
-            running = bool(_unfinished(counts, number))
-            newer = _look(number, label, counts)
-        except (NbrayError, OSError):
-            logger.info("The task stream of %s ends: the cluster does not answer.", label)
+            if counts:  # else none have come: this cell has some
+                newer = _look(number, label, counts)
+                running = bool(_unfinished(counts, number))
+                if newer != shown:
+                    publish(newer)
+                    shown = newer
+        except LocalRayletDiedError:
+            logger.info("The task stream of %s ends: the cluster is lost.", label)
             return
-        if newer != shown:
-            publish(newer)
-            shown = newer
+        except (NbrayError, OSError) as error:
+            logger.info("The task stream of %s waits for the cluster: %s", label, error)
         # Many tasks take long to ask for: the cluster has better things to do.
         time.sleep(max(_PERIOD_S, 5 * (time.monotonic() - began)))
 

@@ -17,7 +17,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nbray import cloudpickle
-from nbray.exceptions import NbrayError, ObjectLostError, TaskCancelledError
+from nbray.exceptions import (
+    LocalRayletDiedError,
+    NbrayError,
+    ObjectLostError,
+    TaskCancelledError,
+)
 from nbray.notebook import ActorHandle, ObjectRef, engine
 
 from ..cell.local_modules import Placed
@@ -215,7 +220,14 @@ class Keeper:
         if not tied or time.monotonic() - self._looked < _TIES_S:
             return
         self._looked = time.monotonic()
-        alive = {job.job_id for job in engine().state.list_jobs() if job.status == "RUNNING"}
+        try:
+            jobs = engine().state.list_jobs()
+        except LocalRayletDiedError:
+            raise
+        except (NbrayError, OSError) as error:  # a GCS that is away may come back: cells go on
+            logger.warning("Which notebooks live is not known: %s", error)
+            return
+        alive = {job.job_id for job in jobs if job.status == "RUNNING"}
         for kept in tied:
             if kept.tied not in alive:
                 if kept.row.is_over:

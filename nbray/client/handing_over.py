@@ -36,26 +36,25 @@ async def hand_over(
     if transport.is_closing():
         return
     transport.pause_reading()
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        async with asyncio.timeout(limit_s):
-            await _prove(sock, unix_path, token)
-            descriptor = os.dup(transport.get_extra_info("socket").fileno())
-            try:
-                socket.send_fds(sock, [handover(patience_s)], [descriptor])
-            finally:
-                os.close(descriptor)
-            answer = await _exactly(sock, Answer.SIZE)
-        if not Answer.unpack(answer).accepted:
-            raise ConnectionError("it does not take connections over")
-        transport.write(READY)
-        transport.close()
-        await asyncio.get_running_loop().sock_recv(sock, 1)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
+            async with asyncio.timeout(limit_s):
+                await _prove(sock, unix_path, token)
+                descriptor = os.dup(transport.get_extra_info("socket").fileno())
+                try:
+                    socket.send_fds(sock, [handover(patience_s)], [descriptor])
+                finally:
+                    os.close(descriptor)
+                answer = await _exactly(sock, Answer.SIZE)
+            if not Answer.unpack(answer).accepted:
+                raise ConnectionError("it does not take connections over")
+            transport.write(READY)
+            transport.close()
+            await asyncio.get_running_loop().sock_recv(sock, 1)
     except (OSError, TimeoutError) as error:
         logger.info("A connection was not handed to %s: %s", unix_path, error)
     finally:
         transport.abort()
-        sock.close()
 
 
 async def _prove(sock: socket.socket, unix_path: str, token: bytes) -> None:

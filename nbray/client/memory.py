@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import mmap
 import socket
 import time
@@ -21,7 +22,11 @@ from nbray.exceptions import GetTimeoutError, LocalRayletDiedError
 from nbray.object_store.private_pages import PrivatePages
 from nbray.wire.tunnel_messages import Read, Stop, Write
 
+logger = logging.getLogger(__name__)
+
 _STOP_S = 5.0
+_PATIENCE_S = 10.0
+_AGAIN_S = 0.1
 
 
 class StreamedMemory:
@@ -46,6 +51,9 @@ class StreamedMemory:
 
     def write(self, packed: Serialized, path: str, offset: int) -> None:
         """Send a value to its place, and wait until it is there."""
+        self._patiently("written into", lambda: self._write(packed, path, offset))
+
+    def _write(self, packed: Serialized, path: str, offset: int) -> None:
         ticket = next(self._tickets)
         try:
             with self._road.open(
@@ -57,11 +65,39 @@ class StreamedMemory:
                     raise OSError(
                         "the gateway could not write it; gateway.log on the head says why"
                     )
-        except BaseException as error:
+        except BaseException:
             self._stop(ticket)
-            if isinstance(error, OSError):
-                raise LocalRayletDiedError(self._lost("written into", error)) from error
             raise
+
+    def _patiently(
+        self, done: str, act: Callable[[], None], deadline: float | None = None
+    ) -> None:  # fmt: skip
+        """Do it, and once more if it fails though the cluster is there.
+
+        This process, its agent or the gateway may have no descriptor left for a moment.
+
+        Raises:
+            TimeoutError: not by the deadline. LocalRayletDiedError: it cannot be done.
+        """
+        until = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                act()
+                return
+            except TimeoutError:
+                raise
+            except OSError as error:
+                why = self._why_gone()
+                no_agent = isinstance(error, (ConnectionRefusedError, FileNotFoundError))
+                if why or no_agent or time.monotonic() >= until:
+                    raise LocalRayletDiedError(
+                        f"A value could not be {done} the object store of the head node: "
+                        f"{why or error}"
+                    ) from error
+                logger.info("A value is not %s the store yet: %s", done, error)
+            if deadline is not None and time.monotonic() + _AGAIN_S > deadline:
+                raise TimeoutError
+            time.sleep(_AGAIN_S)
 
     def _stop(self, ticket: int) -> None:
         """Return when no byte of a write is on its way any more; interrupts wait for that."""
@@ -98,22 +134,20 @@ class StreamedMemory:
         memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with contextlib.suppress(OSError):  # pages of 2 MB, where the kernel has some to give
             memory.madvise(mmap.MADV_HUGEPAGE)
-        try:
+
+        def receive() -> None:
             with self._road.open(
                 Read(path or self._path, 0 if path else self._size, offset, size)
             ) as sock:
                 _receive(sock, memoryview(memory), deadline)
+
+        try:
+            self._patiently("read from", receive, deadline)
         except TimeoutError:
             raise GetTimeoutError(
                 f"Get timed out while {size:,} bytes of a value were on their way."
             ) from None
-        except OSError as error:
-            raise LocalRayletDiedError(self._lost("read from", error)) from error
         return memory
-
-    def _lost(self, done: str, error: OSError) -> str:
-        why = self._why_gone() or str(error)
-        return f"A value could not be {done} the object store of the head node: {why}"
 
     def private(self, view: memoryview) -> PrivatePages | None:
         """None: what was fetched is shown by other arrays, too."""

@@ -53,7 +53,8 @@ class Config:
         pull_chunks_in_flight: how many parts of an object are asked for at once.
         share_machine_memory: nodes of one machine copy objects out of each other's memory; 0: all
             objects go by sockets.
-        pull_timeout_s: a node that sends nothing of an object for so long does not have it.
+        pull_timeout_s: a node that sends nothing of an object for so long is out of reach: the
+            next that has it is asked.
         worker_death_wait_s: how long the tasks of a dead worker wait for the cause.
         graceful_exit_s: how long a worker that is to leave may run what its user wants run then.
         memory_usage_threshold: the memory monitor ends workers above this part of the memory.

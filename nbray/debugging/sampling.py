@@ -119,8 +119,9 @@ class Sampler:
                 self._allocations.start()
             if self._thread is None:
                 self._rss = _rss()
-                self._thread = threading.Thread(target=self._look, name=LOOKS, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._look, name=LOOKS, daemon=True)
+                thread.start()  # or it is tried again with the next task
+                self._thread = thread
         self._woken.set()
 
     def leave(self, name: str, origin: int) -> None:

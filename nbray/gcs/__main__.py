@@ -6,8 +6,10 @@ import argparse
 import asyncio
 import logging
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -29,6 +31,8 @@ from nbray.wire.grpc_service import serve
 from nbray.wire.near_calls import serve_near
 
 logger = logging.getLogger(__name__)
+
+_AGAIN_S = 1.0
 
 
 async def _main(args: argparse.Namespace) -> None:
@@ -52,11 +56,12 @@ async def _main(args: argparse.Namespace) -> None:
         watch_parent(loop, args.parent_fd, stopped.set)
     await gcs.resume()
     report_ready(args.ready_fd, {"port": port})
-    endless = [gcs.nodes.health.run, gcs.packages.watch]
-    try:
-        endless.append(gcs.series(session.path / "series").run)
-    except OSError as error:
-        logger.warning("There are no figures over time for the dashboard: %s", error)
+    figures = partial(_keep_figures, gcs, session.path / "series")
+    endless: list[Callable[[], Coroutine[Any, Any, None]]] = [
+        gcs.nodes.health.run,
+        gcs.packages.watch,
+        figures,
+    ]
     watching = [loop.create_task(keep_on(work)) for work in endless]
     await stopped.wait()
     leave_in_time(loop)
@@ -65,6 +70,21 @@ async def _main(args: argparse.Namespace) -> None:
     near.close()
     await server.stop(None)
     await store.close()
+
+
+async def _keep_figures(gcs: GcsServer, folder: Path) -> None:
+    """Those over time, as soon as there is a place for them: a disk may be full for a while."""
+    failing = False
+    while True:
+        try:
+            series = gcs.series(folder)
+            break
+        except OSError as error:
+            if not failing:
+                logger.warning("There are no figures for the dashboard's graphs yet: %s", error)
+            failing = True
+            await asyncio.sleep(_AGAIN_S)
+    await series.run()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -32,6 +33,8 @@ from nbray.wire.grpc_service import Handler, RpcError
 from nbray.wire.records import JobConfig, NodeInfo
 
 logger = logging.getLogger(__name__)
+
+_AGAIN_S = 1.0
 
 
 class GcsServer:
@@ -129,16 +132,25 @@ class GcsServer:
         return g.Empty()
 
     async def warn(self, job: JobConfig, text: str, origin: int) -> None:
-        """Show a driver why something of its job, which has that origin, waits."""
+        """Show a driver why something of its job, which has that origin, waits.
+
+        What waits is not kept by that: the driver's node may stand still, and hears it later.
+        """
         logger.warning("%s", text)
-        node = self.nodes.get(job.driver.node_id)
-        if node is None or not node.alive:
-            return
-        try:
-            warning = g.WarnJob(job.job_id, text, origin)
-            await self.nodes.client(node).call("WarnJob", warning, g.Empty)
-        except RpcError as error:
-            logger.warning("The driver of job %s was not warned: %s", job.job_id.hex(), error)
+        self._background.start(self._tell(job, g.WarnJob(job.job_id, text, origin)))
+
+    async def _tell(self, job: JobConfig, warning: g.WarnJob) -> None:
+        while not self._jobs.is_over(job.job_id):
+            node = self.nodes.get(job.driver.node_id)
+            if node is None or not node.alive:
+                return
+            try:
+                await self.nodes.client(node).call("WarnJob", warning, g.Empty)
+                return
+            except RpcError as error:
+                text = "The driver of job %s is not warned yet: %s"
+                logger.warning(text, job.job_id.hex(), error)
+            await asyncio.sleep(_AGAIN_S)
 
     # --- nodes --------------------
 

@@ -9,6 +9,7 @@ import msgspec
 
 from nbray.common.background import Background
 from nbray.raylet.process import Process
+from nbray.runtime_env.setup import FetchError
 from nbray.wire.frames import UnsendableError
 from nbray.wire.gcs_messages import NAME_CHANGED, PACKAGES, FoundActor, KvKey, KvValue, NameChanged
 from nbray.wire.grpc_service import GrpcClient, RpcError
@@ -149,10 +150,10 @@ async def fetch_package(gcs: GrpcClient, key: bytes) -> bytes | None:
     """A package of a runtime environment; None if the GCS does not have it.
 
     Raises:
-        OSError: the GCS does not answer.
+        FetchError: the GCS does not answer, or cannot read it now.
     """
     try:
         found = await gcs.call("KvGet", KvKey(PACKAGES, key), KvValue, _PACKAGE_S)
     except RpcError as error:
-        raise OSError(f"The GCS did not send a package: {error}") from error
+        raise FetchError(f"The GCS did not send a package: {error}") from error
     return found.value

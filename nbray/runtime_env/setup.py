@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nbray.common.shortages import is_shortage
 from nbray.runtime_env import packaging
 from nbray.runtime_env.folders import PackageError
 from nbray.runtime_env.spec import URI_PREFIX, check_package, from_text
@@ -25,11 +26,17 @@ logger = logging.getLogger(__name__)
 _TIMEOUT_S = 600.0
 _KEPT = 1000
 _LOOK_S = 5.0
+_PATIENCE_S = 10.0
+_AGAIN_S = 0.25
 Fetch = Callable[[bytes], Awaitable[bytes | None]]
 
 
 class EnvError(Exception):
     """The environment cannot be set up; the text says why."""
+
+
+class FetchError(OSError):
+    """The GCS could not send a package now; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ class EnvManager:
 
     Args:
         folder: where packages are unpacked and virtual environments made.
-        fetch: gets the value of a key from the GCS's key-value space.
+        fetch: gets the value of a key from the GCS's key-value space, or raises `FetchError`.
     """
 
     def __init__(self, folder: Path, fetch: Fetch) -> None:
@@ -123,11 +130,26 @@ class EnvManager:
         limit = env.get("config", {}).get("setup_timeout_seconds", _TIMEOUT_S)
         try:
             async with asyncio.timeout(None if limit == -1 else float(limit)):
-                return await self._make_in_time(text, env)
+                return await self._make_after_shortages(text, env)
         except TimeoutError:
             raise VenvError(
                 f"Setting it up took longer than {limit:.0f} s (setup_timeout_seconds)."
             ) from None
+
+    async def _make_after_shortages(self, text: str, env: dict[str, Any]) -> Prepared:
+        """Make it, once more when this node or the GCS lacked something, which is mostly for a
+        moment: whoever waits for the environment has done nothing wrong.
+        """
+        until = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return await self._make_in_time(text, env)
+            except OSError as error:
+                passes = isinstance(error, FetchError) or is_shortage(error)
+                if not passes or time.monotonic() >= until:
+                    raise
+                logger.warning("A runtime environment is not set up yet: %s", error)
+            await asyncio.sleep(_AGAIN_S)
 
     async def _make_in_time(self, text: str, env: dict[str, Any]) -> Prepared:
         sys_path = []

@@ -18,13 +18,15 @@ from nbray.state.selecting import MAX_LIMIT, Filter, StateApiException
 T = TypeVar("T")
 
 _RAYLET_ANSWERS_S = 5.0
+_AGAIN_S = 0.2
 _RAYLETS_SHARE = 0.6  # of the time that there is; the GCS itself has the rest
 
 
 def ask(query: q.Query[T], address: str | None, timeout: float | None) -> T:
     """Ask through this process's raylet, or the GCS itself; see the head of the package.
 
-    A driver whose raylet stands still asks the GCS, within the same ``timeout``.
+    A driver whose raylet stands still asks the GCS, within the same ``timeout``; one that is being
+    started again is asked when it is back.
 
     Raises:
         StateApiException: the cluster did not answer. ConnectionError: there is none.
@@ -43,16 +45,21 @@ def ask(query: q.Query[T], address: str | None, timeout: float | None) -> T:
             if current_output() is not None:  # a worker
                 raise StateApiException(str(error)) from error
     from nbray.state.client import ask_once, find_cluster  # gRPC: never in a worker's template
-    from nbray.wire.grpc_service import RpcError
+    from nbray.wire.grpc_service import RefusedError, RpcError
 
-    try:
-        if core is not None and address is None:
-            found = core.session.read_info()["gcs_address"], core.session.token
-        else:
-            found = find_cluster(address)
-        return ask_once(*found, query, max(0.0, deadline - time.monotonic()))
-    except RpcError as error:
-        raise StateApiException(str(error)) from error
+    own = core if address is None else None
+    while True:
+        try:
+            if own is not None:
+                found = own.session.read_info()["gcs_address"], own.session.token
+            else:
+                found = find_cluster(address)
+            return ask_once(*found, query, max(0.0, deadline - time.monotonic()))
+        except RpcError as error:
+            may_come = own is not None and not isinstance(error, RefusedError)
+            if not may_come or time.monotonic() + _AGAIN_S > deadline:
+                raise StateApiException(str(error)) from error
+        time.sleep(_AGAIN_S)
 
 
 def find_tasks(

@@ -217,10 +217,20 @@ class NearServer:
             for name, (request_type, handler) in handlers.items()
         }
         self._listening: Accepting | None = None
+        self._again: asyncio.TimerHandle | None = None
 
-    def listen(self, path: str, token: bytes) -> None:
-        """Listen at ``path``; what is left there of a process that has ended is replaced."""
-        self._listening = accept_unix(path, lambda: _Served(self, token))
+    def listen(self, path: str, token: bytes, pause_s: float = 0.0) -> None:
+        """Listen at ``path``, as soon as that can be; until then calls come by gRPC.
+
+        What is left there of a process that has ended is replaced.
+        """
+        pause_s = min(2 * pause_s, _LONGEST_LOOK_S) or _LOOK_AGAIN_S
+        try:
+            self._listening = accept_unix(path, lambda: _Served(self, token))
+        except OSError as error:
+            logger.warning("Calls of this machine come by gRPC for now: %s: %s", path, error)
+            loop = asyncio.get_running_loop()
+            self._again = loop.call_later(pause_s, self.listen, path, token, pause_s)
 
     def call(self, method: str, body: bytes) -> Any:
         """The answer to an encoded request, or a coroutine of it.
@@ -240,6 +250,8 @@ class NearServer:
 
     def close(self) -> None:
         """Answer no more; calls that are being answered are given up."""
+        if self._again is not None:
+            self._again.cancel()
         if self._listening is not None:
             self._listening.close()
         for connection in list(self.connections):
@@ -252,12 +264,9 @@ class NearServer:
 
 
 def serve_near(path: str, token: bytes, handlers: Handlers) -> NearServer:
-    """Serve ``{method: (request type, handler)}`` to members on this machine, if that can be."""
+    """Serve ``{method: (request type, handler)}`` to members on this machine."""
     server = NearServer(handlers)
-    try:
-        server.listen(path, token)
-    except OSError as error:
-        logger.warning("Calls of this machine come by gRPC: %s: %s", path, error)
+    server.listen(path, token)
     return server
 
 

@@ -10,6 +10,8 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -259,6 +261,23 @@ def test_a_gateway_for_which_there_was_no_descriptor_is_started_later(
     assert my_remote().state.state == "connected"
     assert nbray.get(double.remote(5), timeout=30) == 10
     assert "was ended by an error" not in log.read_text(), "what goes on for ever does so"
+
+
+@pytest.mark.parametrize("way", ["get", "put"])
+def test_a_large_value_travels_when_the_program_has_descriptors_again(
+    address: str, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    caplog.set_level("INFO")
+    nbray.init(address)
+    made = nbray.remote(np.ones).remote(MB)
+    nbray.wait([made], timeout=60, fetch_local=False)
+    with ThreadPoolExecutor(1) as thread:
+        act = partial(nbray.get, made) if way == "get" else partial(nbray.put, np.ones(MB))
+        with no_file_left():
+            done = thread.submit(act)
+            wait_until(lambda: "the store yet" in caplog.text or done.done(), "a first attempt")
+        found = done.result(60)
+    assert np.array_equal(found if way == "get" else nbray.get(found), np.ones(MB))
 
 
 @pytest.mark.slow

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
 import time
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
+from support.descriptors import no_file_left
 from support.far_driver import TOKEN, gateway_of, my_remote, start_far_head
 from support.stopping import stand_still, wait_until_still
 
 import nbray
+from nbray.client.handing_over import hand_over
 from nbray.common.addresses import split
 from nbray.exceptions import LocalRayletDiedError
 from nbray.launcher.local import RunningNode
@@ -56,13 +60,19 @@ def has_shortcut(pid: int, head: RunningNode) -> bool:
     )
 
 
+def driver_has_shortcut() -> bool:
+    """Whether this side goes over one: the worker has its socket before the driver hears of it."""
+    shortcuts = my_remote().road.on_opened.__self__  # type: ignore[attr-defined]
+    return any(way is not None and not way.closed for way in list(shortcuts._open.values()))
+
+
 def test_calls_go_on_while_agent_and_gateway_stand_still_and_cuts_lose_none(
     head: RunningNode, path: Proxy, address: str
 ) -> None:
     nbray.init(address)
     counter = Counter.remote()
     pid = nbray.get(counter.pid.remote())
-    wait_until(lambda: has_shortcut(pid, head), "the shortcut")
+    wait_until(lambda: has_shortcut(pid, head) and driver_has_shortcut(), "the shortcut")
     between = (psutil.Process(my_remote().agent_pid), gateway_of(head))
     for process in between:
         process.suspend()
@@ -94,6 +104,28 @@ def test_a_shortcut_that_was_cut_before_the_worker_had_it_is_tried_again(
     nbray.get(ref)
     wait_until(lambda: has_shortcut(pid, head), "the shortcut")
     assert nbray.get(counter.add.remote()) == 1
+
+
+def test_a_connection_that_cannot_be_handed_over_for_want_of_a_descriptor_is_closed() -> None:
+    class Transport:
+        ended = False
+
+        def is_closing(self) -> bool:
+            return False
+
+        def pause_reading(self) -> None:
+            """From here on it is the process's."""
+
+        def abort(self) -> None:
+            self.ended = True
+
+    async def scene() -> None:
+        transport = Transport()
+        with no_file_left():
+            await hand_over(cast(asyncio.Transport, transport), "/tmp/none", b"t", 1.0, 1.0)
+        assert transport.ended
+
+    asyncio.run(scene())
 
 
 @pytest.mark.slow

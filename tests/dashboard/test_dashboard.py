@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 from support.commands import command
+from support.descriptors import no_file_left
 from support.strangers import eavesdropper, is_closed
 from support.web import bearer, fetch
 from tornado.httpclient import HTTPClientError, HTTPRequest
@@ -229,6 +230,22 @@ def test_a_dashboard_that_dies_is_started_again_and_who_asked_meanwhile_is_answe
     os.kill(session.read_info()["pids"][2], signal.SIGKILL)
     assert nbray.get(nbray.remote(os.getpid).remote(), timeout=60) > 0
     assert fetch(url, bearer(context))[0] == 200, "the request has waited for the next one"
+
+
+def test_a_dashboard_that_cannot_be_started_again_yet_needs_no_visitor_later(
+    context: NbrayContext,
+) -> None:
+    """It starts the manager of jobs, for which nobody need look."""
+    assert fetch(f"http://{context.dashboard_url}/api/version", bearer(context))[0] == 200
+    session, info = find_session("auto")
+    wait_until(lambda: len(session.read_info()["pids"]) == 3, "the session to tell of it")
+    ended = session.read_info()["pids"][2]
+    log = session.log_path("raylet.log")
+    with no_file_left(info["pids"][1]):
+        os.kill(ended, signal.SIGKILL)
+        wait_until(lambda: "DashboardSupervisor failed" in log.read_text(), "a start to fail")
+    wait_until(lambda: session.read_info()["pids"][2:] != [ended], "the next one")
+    assert len(session.read_info()["pids"]) == 3, "in its place"
 
 
 def test_the_command_prints_the_link_and_status_tells_of_the_dashboard(

@@ -7,11 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.no_threads import no_thread_left
 
+from nbray.core_worker.run.profiles import TaskProfiles
 from nbray.debugging.flame import laid_out, own_counts, tree
 from nbray.debugging.marks import HOLD, PROFILE, PROFILE_MEMORY, plain
 from nbray.debugging.sampling import Sampler, Seen, decode, encode, stack_of
@@ -60,6 +63,26 @@ def test_tasks_that_are_shorter_than_a_look_have_their_time(told: list[tuple[int
     wait_until(lambda: sum(seen.ended for _, seen in told) == 1000, "what was seen of all")
     assert len(told) < 20
     assert {origin for origin, _ in told} == {CELL}
+
+
+def test_who_could_not_look_for_want_of_a_thread_looks_at_the_next_task(
+    told: list[tuple[int, Seen]],
+) -> None:
+    sampler = Sampler(lambda origin, seen: told.append((origin, seen)))
+    with no_thread_left(), pytest.raises(RuntimeError):
+        sampler.enter("first", PROFILE)
+    sampler.leave("first", PROFILE)
+    sampler.enter("second", PROFILE)
+    wait_until(lambda: sampler._running[threading.get_ident()][0].seen, "a look")
+    sampler.leave("second", PROFILE)
+
+
+def test_a_task_is_no_failure_because_nobody_can_look_at_it() -> None:
+    profiles = TaskProfiles(SimpleNamespace(source=lambda: None))  # type: ignore[arg-type]
+    task = SimpleNamespace(name="task", origin=PROFILE)
+    with no_thread_left():
+        profiles.enter(task)  # type: ignore[arg-type]
+    profiles.leave(task)  # type: ignore[arg-type]
 
 
 def test_what_nobody_wants_to_know_is_not_looked_at() -> None:

@@ -10,20 +10,25 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
 import pytest
 from support.commands import command
+from support.descriptors import no_file_left
 from support.processes import kill_gcs, running
 from support.stopping import stand_still
 
 import nbray
 from nbray.common.config import Config
 from nbray.driver.driver import current_core
+from nbray.driver.joining import find_session
 from nbray.exceptions import ActorDiedError
 from nbray.experimental import internal_kv as kv
+from nbray.state import asking, client
 from nbray.testing import processes_of, wait_until
 from nbray.testing.processes import kill_all
 from nbray.util.state import list_actors, list_jobs
@@ -46,6 +51,40 @@ def test_the_key_value_space_is_rays(cluster: Path) -> None:
     assert not kv._internal_kv_exists("ab", namespace="n")
     assert kv._internal_kv_del("nothing") == 0
     assert kv._internal_kv_get("nothing") is None
+
+
+def test_figures_are_kept_as_soon_as_there_is_a_place_for_them(cluster: Path) -> None:
+    session, info = find_session("auto")
+    folder = session.path / "series"
+    wait_until((folder / "cluster.series").exists, "the first GCS to keep some")
+    folder.rename(session.path / "away")
+    folder.touch()  # as a disk that is full
+    os.kill(info["pids"][0], signal.SIGKILL)
+    log = session.log_path("gcs.log")
+    wait_until(lambda: "no figures" in log.read_text(), "the next GCS to find no place")
+    folder.unlink()
+    wait_until((folder / "cluster.series").exists, "it to keep some")
+
+
+def test_a_list_that_is_asked_for_meanwhile_comes_within_its_time(
+    cluster: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "_RAYLET_ANSWERS_S", 0.2)
+    asked: list[object] = []
+
+    def ask_once(*question: Any) -> Any:
+        asked.append(question)
+        return first_way(*question)
+
+    first_way = client.ask_once
+    monkeypatch.setattr(client, "ask_once", ask_once)
+    (raylet,) = running(cluster, "nbray.raylet")
+    with ThreadPoolExecutor(1) as thread:
+        with no_file_left(raylet.pid):  # no other can be started
+            kill_gcs(cluster)
+            jobs = thread.submit(list_jobs)
+            wait_until(lambda: len(asked) > 1 or jobs.done(), "it to be asked once more")
+        assert len(jobs.result(60)) == 1
 
 
 def test_what_is_asked_again_of_a_gcs_that_was_killed_is_answered_as_the_first_time(

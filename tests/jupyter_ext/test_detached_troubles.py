@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
+from support.descriptors import no_file_left
 from support.detached import STEPS, attached_kernel, lasting_cluster, steps_of
 from support.kernel import Notebook, one_kernel_for_most, shared_notebook
-from support.processes import kill_gcs
+from support.processes import kill_gcs, running
 
 __all__ = ["one_kernel_for_most", "shared_notebook"]
 
@@ -64,3 +66,23 @@ def test_each_command_outlasts_a_gcs_that_is_killed_right_before_it(
         assert "5" in notebook.run("%nbray attach next", 60).results
         kill_gcs(home)
         assert "next is forgotten" in notebook.run("%nbray results next --drop", 60).printed
+
+
+def test_cells_outlive_a_gcs_that_is_away_for_longer_than_a_question_waits(
+    home: Path, tmp_path: Path
+) -> None:
+    stop = tmp_path / "stop"
+    with lasting_cluster(), attached_kernel() as notebook:
+        notebook.run("%nbray config detachable yes")
+        cell = notebook.start(
+            "%%remote\nimport os, time\nprint('begun')\n"
+            f"while not os.path.exists({str(stop)!r}): time.sleep(0.1)\nn = 5"
+        )
+        notebook.wait(lambda: "begun" in cell.printed, "its start", 60)
+        (raylet,) = running(home, "nbray.raylet")
+        with no_file_left(raylet.pid):  # no other can be started
+            kill_gcs(home)
+            time.sleep(12)  # its keeper asks every two seconds, and waits for five
+        stop.touch()
+        notebook.wait(lambda: cell.idle, "its end", 60)
+        assert not cell.error and notebook.run("n").result == "5"

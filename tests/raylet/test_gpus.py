@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.descriptors import no_file_left
 
+from nbray.raylet.watch import gpus as module
 from nbray.raylet.watch.gpus import Gpus, figures
 
 _TOOL = """#!/bin/sh
@@ -57,6 +59,28 @@ def test_all_gpus_are_added_up_and_are_forgotten_with_the_tool(
         found = await _until(gpus, 10)
         assert found["gpu_percent"] == 50.0
         assert found["gpu_memory_used"] == float(3072 << 20)
+        (tmp_path / "end").touch()
+        await _until(gpus, 0)
+        watching.cancel()
+
+    asyncio.run(watch())
+
+
+def test_a_tool_that_cannot_be_run_for_a_moment_is_run_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(module, "_PAUSE_S", 0.01)
+    _tool(tmp_path, f"while [ ! -e {tmp_path}/end ]; do sleep 0.05; done")
+
+    async def watch() -> None:
+        gpus = Gpus()
+        with no_file_left():
+            watching = asyncio.create_task(gpus.run())
+            while "cannot be run" not in caplog.text:
+                await asyncio.sleep(0.01)
+        await _until(gpus, 10)
+        monkeypatch.setattr(module, "_PAUSE_S", 60.0)
         (tmp_path / "end").touch()
         await _until(gpus, 0)
         watching.cancel()

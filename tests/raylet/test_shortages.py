@@ -181,6 +181,8 @@ def test_a_gcs_of_which_the_session_folder_cannot_tell_is_kept(cluster: Path) ->
     wait_until(lambda: log_has("does not tell of this GCS"), "the GCS to come back")
     away.rename(kept)
     assert len(nbray.nodes()) == 1 and not log_has("begins anew")
+    wait_until(lambda: session.read_info()["pids"][0] != info["pids"][0], "it to be told of")
+    assert psutil.pid_exists(session.read_info()["pids"][0])
 
 
 def test_a_process_that_cannot_be_started_takes_no_descriptor(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import os
 import random
 import socket
@@ -21,12 +23,13 @@ from nbray.common.config import Config
 from nbray.launcher.tls import TlsFiles
 from nbray.object_store.arena import Arena
 from nbray.object_store.neighbour import machine_id, place_of
+from nbray.raylet.objects import receiver as receiver_module
 from nbray.raylet.objects.admission import Admission
 from nbray.raylet.objects.local_store import LocalStore
 from nbray.raylet.objects.receiver import ObjectReceiver, TransferError
 from nbray.raylet.objects.sender import Answer, Elsewhere, Nearby, ObjectSender, Part
 from nbray.wire.aio import serve_tcp
-from nbray.wire.bulk import LINK_ID, NO_MACHINE, Request
+from nbray.wire.bulk import LINK_ID, NO_MACHINE, Place, Request
 from nbray.wire.certificates import Authority
 from nbray.wire.handshake import ClientHandshake
 from nbray.wire.link import Opening
@@ -234,9 +237,8 @@ def test_a_value_on_disk_that_cannot_be_mapped_now_is_held_for_nobody(tmp_path: 
         store = LocalStore(b"n" * 28, 16 * MB, tmp_path, Config())
         place = await store.files.new_value(MB, 8 * MB)
         store.table.create_on_disk(b"o" * 28, MB, b"w" * 28, b"n" * 28, place)
-        with no_file_left():
-            why = store.lend(b"o" * 28, 0, MB)
-        assert isinstance(why, str) and "Too many open files" in why
+        with no_file_left(), pytest.raises(OSError, match="Too many open files"):
+            store.lend(b"o" * 28, 0, MB)
         stored = store.locate(b"o" * 28)
         assert stored is not None and not stored.pins
         part = store.lend(b"o" * 28, 0, MB)
@@ -555,6 +557,29 @@ def test_memory_that_cannot_be_read_comes_by_the_socket(wrong: str) -> None:
             assert [asked.machine != NO_MACHINE for asked in store.asked] == [True, False, False]
 
     asyncio.run(case())
+
+
+def test_memory_that_could_not_be_read_for_a_moment_is_read_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As by a raylet that had no descriptor to map it."""
+    monkeypatch.setattr(receiver_module, "_MEMORY_AGAIN_S", 0.0, raising=False)
+
+    async def case() -> None:
+        async with lending(MB) as (store, receiver, _block):
+            one, target = receiver(), bytearray(MB)
+            with monkeypatch.context() as short:
+                short.setattr(receiver_module, "Neighbour", short_of_files)
+                with contextlib.suppress(TransferError):
+                    await one.fetch(near(0, MB), memoryview(target))
+            await one.fetch(near(0, MB), memoryview(target))
+            assert target == store.data[:MB] and one.is_near
+
+    asyncio.run(case())
+
+
+def short_of_files(_place: Place) -> None:
+    raise OSError(errno.EMFILE, "Too many open files")
 
 
 def test_what_was_copied_counts_only_if_it_was_held_so_long() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from support.descriptors import no_file_left
 
 from nbray.wire import near_calls
 from nbray.wire.call_errors import RpcError
@@ -317,3 +318,23 @@ def test_a_patient_client_of_a_server_that_has_gone_waits_no_longer_than_the_cal
 
     for _ in range(3):  # a look that is over before a millisecond is goes on to the next one
         asyncio.run(leave())
+
+
+def test_who_could_not_listen_at_first_does_so_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(near_calls, "_LOOK_AGAIN_S", 0.01)
+
+    async def story() -> None:
+        with no_file_left():
+            server = serve_near(str(tmp_path / "s"), TOKEN, {"Echo": (KvKey, echo)})
+            await asyncio.sleep(0)
+        calls = NearCalls(str(tmp_path / "s"), TOKEN)
+        async with asyncio.timeout(30):
+            while (answer := await calls.call("Echo", ASK, 30.0)) is None:
+                await asyncio.sleep(0.01)
+        assert value_of(answer) == b"key"
+        calls.close()
+        server.close()
+
+    asyncio.run(story())

@@ -38,9 +38,15 @@ class TaskProfiles:
         self._sources: OrderedDict[int, OutputSource] = OrderedDict()
 
     def enter(self, task: TaskContext) -> None:
-        """A task begins in this thread."""
+        """A task begins in this thread. What goes wrong here is no matter of it."""
         if not task.origin & (PROFILE | PROFILE_MEMORY):
             return
+        try:
+            self._enter(task)
+        except Exception:  # no thread or no descriptor is left
+            logger.exception("%s is not profiled", task.name)
+
+    def _enter(self, task: TaskContext) -> None:
         if self._sampler is None:
             from nbray.debugging.sampling import Sampler  # few workers are looked at
 

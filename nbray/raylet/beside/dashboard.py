@@ -44,6 +44,7 @@ class DashboardSupervisor:
         self._at_once = at_once
         self._tell = tell
         self._child: Child | None = None
+        self._noted: int | None = None
 
     async def run(self) -> None:
         """Start and restart it until cancelled."""
@@ -61,18 +62,17 @@ class DashboardSupervisor:
     async def _keep(self) -> None:
         if not self._at_once:
             await self._somebody_comes()
+            self._at_once = True  # also after an error: jobs wait for it, and who came has gone
         pause = Pause(_PAUSE_S, _LONGEST_PAUSE_S, _STABLE_S)
-        before: int | None = None
         while True:
             began = time.monotonic()
             child = self._child = self._start()
-            await self._note(before, child.pid)
-            before = child.pid
+            await self._note(child.pid)
             await end_of(child.pid)
             await asyncio.to_thread(child.terminate)  # it has ended, and is reaped
             self._child = None
             await pause.after(time.monotonic() - began)
-            logger.warning("The dashboard (pid %d) has ended; it is started again.", before)
+            logger.warning("The dashboard (pid %d) has ended; it is started again.", child.pid)
 
     async def _somebody_comes(self) -> None:
         loop = asyncio.get_running_loop()
@@ -83,11 +83,12 @@ class DashboardSupervisor:
         finally:
             loop.remove_reader(self._listener)
 
-    async def _note(self, before: int | None, pid: int) -> None:
+    async def _note(self, pid: int) -> None:
         """Have the session folder tell of the process, once it tells of the node."""
         while True:
             try:
-                self._session.note_pid(before, pid)
+                self._session.note_pid(self._noted, pid)
+                self._noted = pid
                 return
             except (OSError, ValueError):
                 await asyncio.sleep(_LOOK_S)  # the node is starting, or no file can be opened

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 _PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 1.0
 _STABLE_S = 2.0
+_NOTE_AGAIN_S = 1.0
 
 
 class GcsSupervisor:
@@ -40,7 +41,7 @@ class GcsSupervisor:
         self._host, port = split(address)
         self._port = str(port)
         self._pid = self._noted = pid
-        self._started = start_time(pid)
+        self._started: int | None = start_time(pid)
         self._parent_fd = parent_fd
         self._config = config
         self._child: Child | None = None
@@ -50,7 +51,11 @@ class GcsSupervisor:
         pause = Pause(_PAUSE_S, _LONGEST_PAUSE_S, _STABLE_S)
         while True:
             began = time.monotonic()
-            await end_of(self._pid, self._started)
+            noting = asyncio.get_running_loop().create_task(self._note())
+            try:
+                await end_of(self._pid, self._started)
+            finally:
+                noting.cancel()
             with suppress(ChildProcessError):  # the first one may be a fork of this process
                 os.waitpid(self._pid, os.WNOHANG)
             if self._child is not None:
@@ -77,13 +82,18 @@ class GcsSupervisor:
             self._child = None
             return False
         logger.info("The GCS is back in %.2f s, pid %d.", time.monotonic() - before, child.pid)
-        self._pid, self._started = child.pid, start_time(child.pid)
-        try:
-            self._session.note_pid(self._noted, child.pid)
-            self._noted = child.pid
-        except (OSError, ValueError) as error:  # the disk is full: no reason to end it again
-            logger.error("The session folder does not tell of this GCS: %s", error)
+        self._pid, self._started = child.pid, None
         return True
+
+    async def _note(self) -> None:
+        """Have the session folder tell of it, by which a stop finds it; a disk may be full."""
+        while self._noted != self._pid:
+            try:
+                self._session.note_pid(self._noted, self._pid)
+                self._noted = self._pid
+            except (OSError, ValueError) as error:
+                logger.error("The session folder does not tell of this GCS yet: %s", error)
+                await asyncio.sleep(_NOTE_AGAIN_S)
 
     def stop(self) -> None:
         """End the GCS that was started here; whoever started the first one ends it."""

@@ -25,6 +25,7 @@ import psutil
 
 from nbray.common.background import Background
 from nbray.common.config import Config
+from nbray.common.shortages import is_shortage
 from nbray.object_store.allocator import aligned
 from nbray.object_store.arena import Arena, map_file
 from nbray.object_store.neighbour import place_of
@@ -345,7 +346,11 @@ class LocalStore:
         return self.table.locate(object_id)
 
     def lend(self, object_id: bytes, offset: int, length: int) -> Part | str:
-        """Part of an object, to be sent to another node; or why there is none."""
+        """Part of an object, to be sent to another node; or why there is none.
+
+        Raises:
+            OSError: there is, and something is lacking to send it now.
+        """
         stored = self.table.pin(object_id, self)
         if stored is None:
             return f"it is not on node {self._node_id.hex()[:8]} any more"
@@ -360,8 +365,10 @@ class LocalStore:
             assert stored.place is not None
             try:
                 view = map_file(self.files.path(stored.place), stored.place.offset, stored.size)
-            except OSError as error:  # no descriptor is left
+            except OSError as error:
                 self._take_back(object_id)
+                if is_shortage(error):
+                    raise
                 return f"its file cannot be mapped: {error}"
         part = view[offset : offset + length]
         return Part(part, lambda _came: self._take_back(object_id), place)

@@ -10,6 +10,8 @@ reaches them all.
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -17,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from nbray.common.config import Config
+from nbray.common.shortages import is_shortage
 from nbray.object_store.arena import Arena
 from nbray.raylet.nodes import NodeTable
 from nbray.raylet.objects.admission import Admission
 from nbray.raylet.objects.evacuation import Evacuation
 from nbray.raylet.objects.local_store import LocalStore
 from nbray.raylet.objects.spill_files import DiskFullError
-from nbray.raylet.objects.table import Stored
+from nbray.raylet.objects.table import Place, Stored
 from nbray.raylet.objects.transfers import Transfers
 from nbray.raylet.process import Handlers, Process
 from nbray.wire import object_messages as om
@@ -36,7 +39,11 @@ from nbray.wire.records import Stored as StoredValue
 from nbray.wire.scaling_messages import TakeObjects
 from nbray.wire.tls import Tls
 
+logger = logging.getLogger(__name__)
+
 _DROP_DELAY_S = 0.02
+_PATIENCE_S = 10.0
+_AGAIN_S = 0.25
 _ANNOUNCE_S = 0.5
 _GONE_KEPT = 10_000
 
@@ -187,20 +194,24 @@ class ObjectManager:
         object_id, size = message.object_id, message.stored.size
         store = self.store
         cause, kind = "the transfer failed", CauseKind.LOST
+
+        def wanted() -> bool:
+            readers = self._readers.get(object_id, ())
+            return for_itself or not all(process.closed for process in readers)
+
         await self._admission.enter(size)
         try:
-            readers = self._readers.get(object_id, ())
-            if not for_itself and all(process.closed for process in readers):
+            if not wanted():
                 return
             offset = await store.room_for_copy(object_id, size, message.owner)
             if offset is not None:
                 view = store.arena.view(offset, size)
                 touch = partial(_touch, store.arena, offset)
-                cause = await self._transfers.bring(object_id, sources, view, touch)
+                cause = await self._transfers.bring(object_id, sources, view, wanted, touch)
                 if not cause:
                     store.table.seal(object_id)
             else:
-                cause = await self._pull_to_disk(sources, object_id, size, message.owner)
+                cause = await self._pull_to_disk(sources, object_id, size, message.owner, wanted)
             if for_itself and not cause:
                 self._keeps(object_id)
             if not cause:
@@ -217,12 +228,13 @@ class ObjectManager:
             store.serve()
 
     async def _pull_to_disk(
-        self, sources: list[bytes], object_id: bytes, size: int, owner: Address
-    ) -> str:
-        place, view = await self.store.file_for_copy(size)
+        self, sources: list[bytes], object_id: bytes, size: int, owner: Address,
+        wanted: Callable[[], bool],
+    ) -> str:  # fmt: skip
+        place, view = await self._file_for_copy(size)
         kept = False
         try:
-            cause = await self._transfers.bring(object_id, sources, view)
+            cause = await self._transfers.bring(object_id, sources, view, wanted)
             if not cause:
                 self.store.table.create_on_disk(
                     object_id, size, owner.worker_id, owner.node_id, place
@@ -232,6 +244,18 @@ class ObjectManager:
         finally:
             if not kept:
                 self.store.files.drop(place)
+
+    async def _file_for_copy(self, size: int) -> tuple[Place, memoryview]:
+        """As the store's: for want of a descriptor no copy elsewhere is lost."""
+        until = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return await self.store.file_for_copy(size)
+            except OSError as error:
+                if not is_shortage(error) or time.monotonic() >= until:
+                    raise
+                logger.warning("A copy on the disk is not begun yet: %s", error)
+            await asyncio.sleep(_AGAIN_S)
 
     def free_for(self, _process: Process, message: om.FreeObjects) -> None:
         """An owner says that nobody refers to its objects any more."""

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from nbray.common.shortages import is_shortage
 from nbray.common.threads import ThreadPool
 from nbray.object_store.neighbour import Neighbour
 from nbray.wire.bulk import (
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 _AT_ONCE = 4
 _IDLE_S = 5.0
 _ATTEMPTS = 3
+_MEMORY_AGAIN_S = 10.0
 
 
 def _nothing() -> None:
@@ -48,6 +50,10 @@ def _nothing() -> None:
 
 class TransferError(Exception):
     """A part of an object did not come; the text says why."""
+
+
+class UnreachedError(TransferError):
+    """Its node could not be asked, or could not look: if it lives, it may have the part."""
 
 
 class ObjectReceiver:
@@ -62,7 +68,7 @@ class ObjectReceiver:
         token: the cluster's secret.
         tls: what this node shows; None without TLS.
         connect_s: how long it may take to connect.
-        stall_s: a node that sends nothing for so long does not have the object.
+        stall_s: who sends nothing for so long is out of reach.
         other: the receiver from another node that this one named; None if it is dead. Called in a
             thread of this receiver's.
 
@@ -89,7 +95,7 @@ class ObjectReceiver:
         self._fetching = 0
         self._used = time.monotonic()
         self._neighbour: Neighbour | None = None
-        self._reads_memory = True
+        self._no_memory_until = 0.0
         self.received = 0
 
     @property
@@ -113,7 +119,7 @@ class ObjectReceiver:
         ``prepare`` is called first, in a thread.
 
         Raises:
-            TransferError: it did not come.
+            UnreachedError: it did not come now. TransferError: it is not there.
         """
 
         def work_on() -> None:
@@ -124,7 +130,7 @@ class ObjectReceiver:
             work = self._threads.submit(work_on)
         except RuntimeError as error:
             why = "is dead" if self._closed else f"is not asked: {error}"
-            raise TransferError(f"{self._name} {why}") from None
+            raise UnreachedError(f"{self._name} {why}") from None
         waiting = asyncio.ensure_future(asyncio.wrap_future(work))
         self._fetching += 1
         try:
@@ -156,12 +162,12 @@ class ObjectReceiver:
 
     def _fetch(self, request: Request, target: memoryview) -> None:
         for attempt in range(_ATTEMPTS):
-            if not self._reads_memory:
+            if time.monotonic() < self._no_memory_until:
                 request = replace(request, machine=NO_MACHINE)
             try:
                 sock = self._take()
             except (OSError, HandshakeError) as error:
-                raise TransferError(f"{self._name} cannot be reached: {error}") from error
+                raise UnreachedError(f"{self._name} cannot be reached: {error}") from error
             try:
                 self._receive(sock, request, target)
             except BaseException as error:
@@ -170,7 +176,10 @@ class ObjectReceiver:
                 # A cut connection is no death: it is made again, and the part comes anew.
                 if not isinstance(error, ConnectionError) or attempt == _ATTEMPTS - 1:
                     if isinstance(error, OSError):
-                        raise TransferError(f"the connection to {self._name}: {error}") from error
+                        silent = isinstance(error, (ConnectionError, TimeoutError))
+                        passes = silent or is_shortage(error)
+                        kind = UnreachedError if passes else TransferError
+                        raise kind(f"the connection to {self._name}: {error}") from error
                     raise
             else:
                 self._give_back(sock, usable=True)
@@ -204,8 +213,8 @@ class ObjectReceiver:
         try:
             self._mapped(place).copy(place.offset, target)
         except (OSError, ValueError) as error:
-            self._reads_memory = False
-            logger.info("The memory of %s is not read in place: %s", self._name, error)
+            self._no_memory_until = time.monotonic() + _MEMORY_AGAIN_S
+            logger.info("The memory of %s is not read in place now: %s", self._name, error)
             raise ConnectionAbortedError("its memory cannot be read") from error
 
     def _mapped(self, place: Place) -> Neighbour:

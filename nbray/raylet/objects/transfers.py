@@ -25,7 +25,7 @@ from typing import Protocol
 from nbray.common.config import Config
 from nbray.object_store.neighbour import machine_id
 from nbray.raylet.nodes import NodeTable
-from nbray.raylet.objects.receiver import ObjectReceiver, TransferError
+from nbray.raylet.objects.receiver import ObjectReceiver, TransferError, UnreachedError
 from nbray.raylet.objects.sender import Answer, Elsewhere, Nearby, ObjectSender, Part
 from nbray.raylet.objects.table import Stored
 from nbray.raylet.objects.tree import ROOT, Tree
@@ -36,6 +36,8 @@ from nbray.wire.tls import Tls
 logger = logging.getLogger(__name__)
 
 _ANNOUNCE_S = 0.5
+_AGAIN_S = 0.1
+_LONGEST_PAUSE_S = 1.0
 _RECEIVER_KEPT_S = 10.0
 _NEAR_PART = 32 << 20
 _LEAST_SHARED = 1 << 20
@@ -52,7 +54,7 @@ class Lender(Protocol):
         """The object, if it is complete here."""
 
     def lend(self, object_id: bytes, offset: int, length: int) -> Part | str:
-        """Part of it; or why there is none."""
+        """Part of it; or why there is none. Raises OSError: something is lacking to send it now."""
 
     def lend_unfinished(self, object_id: bytes, offset: int, length: int) -> Part | None:
         """Part of one that is being written."""
@@ -106,18 +108,36 @@ class Transfers:
 
     async def bring(
         self, object_id: bytes, sources: list[bytes], target: memoryview,
-        touch: Callable[[int, int], None] | None = None,
+        wanted: Callable[[], bool], touch: Callable[[int, int], None] | None = None,
     ) -> str:  # fmt: skip
         """Copy an object from the first node that can give it; the cause if none can.
+
+        A node that lives and cannot be asked is asked again, for as long as connections between
+        processes have: a value is not lost because a descriptor was lacking, or a cable was cut.
 
         Args:
             object_id: the object.
             sources: nodes that have it.
             target: where it is written; nobody writes there when this returns.
+            wanted: whether somebody waits for it still.
             touch: has the memory of a part of it ready for writing; given if what has come is the
                 store's to lend.
         """
-        cause = "no node is known to have it"
+        until = time.monotonic() + self._config.peer_patience_s
+        pause_s = _AGAIN_S
+        while True:
+            cause, may_come = await self._bring_once(object_id, sources, target, touch)
+            if not cause or not may_come or time.monotonic() >= until or not wanted():
+                return cause
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    async def _bring_once(
+        self, object_id: bytes, sources: list[bytes], target: memoryview,
+        touch: Callable[[int, int], None] | None,
+    ) -> tuple[str, bool]:  # fmt: skip
+        """Why it did not come, and whether it may if it is asked for again."""
+        cause, may_come = "no node is known to have it", False
         for node_id in sources:
             incoming = _Incoming(len(target))
             if touch is not None:
@@ -126,13 +146,14 @@ class Transfers:
                 await self._copy(object_id, node_id, target, incoming, touch or _nothing)
             except (RpcError, TransferError) as error:
                 cause = str(error)
+                may_come = may_come or isinstance(error, UnreachedError)
                 logger.warning("A copy of object %s failed: %s", object_id.hex()[:16], cause)
             else:
-                return ""
+                return "", False
             finally:
                 self._incoming.pop(object_id, None)
                 incoming.tell()
-        return cause
+        return cause, may_come
 
     async def _copy(
         self, object_id: bytes, node_id: bytes, target: memoryview, incoming: _Incoming,
@@ -177,7 +198,8 @@ class Transfers:
         else:
             await asyncio.gather(*(fetch() for _ in range(at_once)))
         if failed:
-            raise failed[0]
+            said = (error for error in failed if not isinstance(error, UnreachedError))
+            raise next(said, failed[0])
 
     async def _receiver(self, node_id: bytes, sent_on: bool = False) -> ObjectReceiver | None:
         """Who fetches from a node; None if it is dead.
@@ -271,7 +293,11 @@ class Transfers:
         ask = tree.ask(request.node_id, request.offset)
         if ask.giver != ROOT:
             return Elsewhere(ask.giver, lambda came: tree.end(ask, came))
-        part = self._store.lend(request.object_id, request.offset, request.length)
+        try:
+            part = self._store.lend(request.object_id, request.offset, request.length)
+        except OSError:
+            tree.end(ask, False)
+            raise
         if isinstance(part, str):
             tree.end(ask, False)
             return part

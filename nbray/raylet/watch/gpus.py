@@ -51,8 +51,9 @@ class Gpus:
                     str(_EVERY_S), stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL,
                 )  # fmt: skip
             except OSError as error:
-                logger.warning("%s cannot be run: %s", tool, error)
-                return
+                logger.warning("%s cannot be run now: %s", tool, error)
+                await asyncio.sleep(_PAUSE_S)
+                continue
             try:
                 await self._read(process)
             finally:

@@ -15,6 +15,7 @@ from typing import Protocol
 from nbray.common.own_time import OwnTime
 from nbray.common.pids import kill_sessions
 from nbray.common.session import Session
+from nbray.common.shortages import is_shortage
 from nbray.common.sparing_log import SparingLog
 from nbray.raylet.workers.templates import ForkedTemplate, Report, Template
 from nbray.raylet.workers.worker import Worker, last_lines
@@ -127,9 +128,12 @@ class Forks:
         try:
             worker.template = self._template(env.python)
         except (OSError, ValueError) as error:
-            asyncio.get_running_loop().call_soon(
-                self._start_failed, worker, f"Its interpreter was not started: {error}", 1
-            )
+            text = f"Its interpreter was not started: {error}"
+            enough = 1
+            if isinstance(error, OSError) and is_shortage(error):
+                enough = 0  # which is no fault of the environment's
+                _shortages.warning("%s", text)
+            asyncio.get_running_loop().call_soon(self._start_failed, worker, text, enough)
             return
         worker.template.fork(
             {
