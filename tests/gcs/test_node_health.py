@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from support.descriptors import no_file_left
 
 from nbray.common.config import Config
 from nbray.common.pids import machine, start_time
@@ -55,6 +56,26 @@ def test_the_end_of_a_raylet_on_its_machine_is_told_without_a_look() -> None:
                 await watcher.heard.wait()
             assert watcher.said == [(b"near", f"its raylet, pid {raylet.pid}, has ended")]
             assert not watcher.health.sees_end(b"near")
+
+    asyncio.run(scenario())
+
+
+def test_a_raylet_that_came_while_no_file_could_be_opened_is_watched_from_its_next_report_on() -> (
+    None
+):
+    async def scenario() -> None:
+        watcher = Watcher(Config())
+        with lives() as raylet:
+            node = near(b"near", raylet)
+            with no_file_left():
+                watcher.health.heard(node, 0.0)
+                watcher.health.heard(node, 0.0)
+            assert not watcher.health.sees_end(b"near")
+            watcher.health.heard(node, 0.0)
+            assert watcher.health.sees_end(b"near")
+            raylet.kill()
+            async with asyncio.timeout(60):
+                await watcher.heard.wait()
 
     asyncio.run(scenario())
 

@@ -27,11 +27,13 @@ from nbray.common.background import Background
 from nbray.common.config import Config
 from nbray.common.own_time import OwnTime
 from nbray.common.pids import machine, open_process
+from nbray.common.sparing_log import SparingLog
 from nbray.wire.gcs_messages import Empty
 from nbray.wire.grpc_service import GrpcClient, RpcError
 from nbray.wire.records import NodeInfo
 
 logger = logging.getLogger(__name__)
+_shortages = SparingLog(logger)
 
 _LOOK_S = 0.25
 _CALM_LOOK_S = 1.0
@@ -85,18 +87,28 @@ class NodeHealth:
         watch.node, watch.heard = node, self._clock.now() + self._later(next_s)
         watch.misses = watch.refused = 0
         watch.warned = False
+        if watch.descriptor is None:
+            self._watch_process(watch)
 
     def watch(self, node: NodeInfo, next_s: float) -> None:
         """Watch a node, as if it had just been heard of."""
         heard = self._clock.now() + self._later(next_s)
         watch = self._watches[node.node_id] = _Watch(node, heard)
-        process = node.process
+        self._watch_process(watch)
+
+    def _watch_process(self, watch: _Watch) -> None:
+        """Have the kernel tell of the end of a raylet of this machine; with the next report, if
+        there is no descriptor now.
+        """
+        process = watch.node.process
         if process is None or process.machine != self._machine:
             return
         try:
             watch.descriptor = open_process(process.pid, process.started)
         except OSError as error:
-            logger.warning("The raylet pid %d is watched by its reports: %s", process.pid, error)
+            _shortages.warning(
+                "The raylet pid %d is watched by its reports: %s", process.pid, error
+            )
             return
         cause = f"its raylet, pid {process.pid}, has ended"
         if watch.descriptor is None:
