@@ -60,9 +60,7 @@ def test_the_end_of_a_raylet_on_its_machine_is_told_without_a_look() -> None:
     asyncio.run(scenario())
 
 
-def test_a_raylet_that_came_while_no_file_could_be_opened_is_watched_from_its_next_report_on() -> (
-    None
-):
+def test_the_end_of_a_raylet_that_came_while_there_was_no_descriptor_is_told_too() -> None:
     async def scenario() -> None:
         watcher = Watcher(Config())
         with lives() as raylet:
