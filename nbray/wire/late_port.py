@@ -20,7 +20,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import cast
+from typing import Any, cast
 
 from nbray.common.background import Background
 from nbray.common.sparing_log import SparingLog
@@ -60,19 +60,14 @@ class LatePort:
         most: int,
     ) -> None:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, place = found[0]
-        self._socket = socket.socket(family, kind, protocol)
+        family, _, _, _, place = found[0]
         try:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._socket.bind(place)
-            self._socket.listen(tcp.BACKLOG)
-            self._socket.setblocking(False)
-            self._place = self._socket.getsockname()
-        except BaseException as error:
-            self._socket.close()
-            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            self._socket = _listen(family, place)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
                 raise OSError(f"port {port} of {host} is in use") from error
             raise
+        self._place = self._socket.getsockname()
         self._start = start
         self._silent_s = silent_s
         self._most = most
@@ -181,9 +176,11 @@ class LatePort:
             return
         try:
             tcp.give_to_next(self._socket)
-        except OSError as error:  # as of a sandbox
-            logger.info("Some who connect to port %d now come here first: %s", self.port, error)
-        self._closing = self._loop.call_later(_ON_ITS_WAY_S, self._listen_no_more)
+        except OSError as error:  # another kind of socket, as of a machine without IPv6
+            logger.info("Port %d is handed on at once: %s", self.port, error)
+            self._listen_no_more()
+        else:
+            self._closing = self._loop.call_later(_ON_ITS_WAY_S, self._listen_no_more)
         self._passed_to = passed_to
         self._pass_all_on()
 
@@ -205,6 +202,33 @@ class LatePort:
             sock.close()
             return
         inner.resume()
+
+
+def _listen(family: int, place: tuple[Any, ...]) -> socket.socket:
+    """A socket that listens there, as gRPC's does: the kernel has those alike share a port.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    if family == socket.AF_INET:
+        with suppress(OSError):  # there is no IPv6; what else is wrong, the other kind tells
+            return _bound(socket.AF_INET6, (f"::ffff:{place[0]}", place[1]))
+    return _bound(family, place)
+
+
+def _bound(family: int, place: tuple[Any, ...]) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(place)
+        sock.listen(tcp.BACKLOG)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 class _Half(asyncio.Protocol):

@@ -438,7 +438,8 @@ class Attack:
         with self.target.connect(address) as sock, contextlib.suppress(ConnectionError):
             sock.sendall(data)
             if self.inputs.rng.random() < 0.5:
-                sock.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(OSError):  # it was sent away before
+                    sock.shutdown(socket.SHUT_WR)
                 with contextlib.suppress(TimeoutError):
                     sock.settimeout(0.5)
                     sock.recv(1 << 16)
