@@ -228,7 +228,11 @@ async def _check_proof(token: bytes, context: Any) -> None:
 
 
 class Channel:
-    """Calls the service at ``address`` ("host:port"), as `grpc_service.GrpcClient` says it."""
+    """Calls the service at ``address`` ("host:port"), as `grpc_service.GrpcClient` says it.
+
+    Attributes:
+        met: whether a member has answered there.
+    """
 
     def __init__(self, address: str, token: bytes, patience_s: float) -> None:
         self.address = address
@@ -241,7 +245,7 @@ class Channel:
         if own.proves_token:
             self._metadata.append((_PROOF_KEY, own.proof(token, "caller")))
             self._answered_by = own.proof(token, "server")
-        self._met = False
+        self.met = False
         self._closed = False
         options: list[tuple[str, Any]] = list(_OPTIONS)
         if own.target_name:
@@ -268,7 +272,7 @@ class Channel:
             try:
                 calling = self._channel.unary_unary(f"/{_SERVICE}/{method}")(
                     body, timeout=max(left, 0.001), metadata=self._metadata,
-                    wait_for_ready=patient and self._met,
+                    wait_for_ready=patient and self.met,
                 )  # fmt: skip
                 reply: bytes = await calling
             except asyncio.CancelledError:
@@ -283,7 +287,7 @@ class Channel:
                         "what listens there has a wrong cluster token, or is no nbray process"
                     )
                     raise RefusedError(f"{method} was not sent to {self.address}: {why}") from error
-                if not self._met and error.code() in _GONE and (why := await self._explain()):
+                if not self.met and error.code() in _GONE and (why := await self._explain()):
                     raise RefusedError(f"{self.address} refuses {method}: {why}") from error
                 if error.code() is _REFUSED:
                     raise RefusedError(
@@ -296,7 +300,7 @@ class Channel:
             else:
                 if self._answered_by:
                     await self._check_answer(calling, method)
-                self._met = True
+                self.met = True
                 return reply
 
     async def _check_answer(self, calling: Any, method: str) -> None:

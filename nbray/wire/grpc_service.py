@@ -105,6 +105,7 @@ class GrpcClient:
         self.near = NearCalls(near, token) if near else None
         self._token = token
         self._patience_s = patience_s
+        self._met_near = False
         self._closed = False
         self._channel: Channel | None = None
 
@@ -131,6 +132,7 @@ class GrpcClient:
                     text = f"{method} at {self.address}: no answer in {allowed:.1f} s"
                     raise RpcError(text) from None
                 if answer is not None:
+                    self._met_near = True
                     return answer
             try:
                 far = self._far(method)
@@ -153,6 +155,8 @@ class GrpcClient:
             from nbray.wire.grpc_calls import Channel
 
             self._channel = Channel(self.address, self._token, self._patience_s)
+        if self._met_near:
+            self._channel.met = True
         return self._channel
 
     async def _call_near(

@@ -16,7 +16,7 @@ from support.descriptors import no_file_left
 from nbray.wire import near_calls
 from nbray.wire.call_errors import RpcError
 from nbray.wire.gcs_messages import KvKey, KvValue
-from nbray.wire.grpc_service import GrpcClient
+from nbray.wire.grpc_service import GrpcClient, serve
 from nbray.wire.near_calls import (
     MOST_BYTES,
     Handler,
@@ -301,6 +301,38 @@ def say(path: Path, said: bytes) -> None:
         sock.connect(str(path))
         sock.sendall(said)
         sock.recv(16)
+
+
+def test_a_stranger_at_the_port_of_a_server_that_was_met_near_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another program that was given the port while the server was started again."""
+    monkeypatch.setattr(near_calls, "_BACK_IN_S", 0.0)
+
+    async def scene() -> None:
+        came = asyncio.Event()
+
+        async def greet(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"no TLS")
+            writer.close()
+            came.set()
+
+        stranger = await asyncio.start_server(greet, "127.0.0.1", 0)
+        port = stranger.sockets[0].getsockname()[1]
+        near = serve_near(str(tmp_path / "s"), TOKEN, {"Echo": (KvKey, echo)})
+        client = GrpcClient(f"127.0.0.1:{port}", TOKEN, 60.0, near=str(tmp_path / "s"))
+        await client.call_raw("Echo", ASK)
+        near.close()
+        call = asyncio.create_task(client.call_raw("Echo", ASK, 60))
+        await came.wait()
+        stranger.close()
+        await stranger.wait_closed()
+        server, _ = await serve("127.0.0.1", port, TOKEN, {"Echo": (KvKey, echo)})
+        assert await call
+        await client.close()
+        await server.stop(None)
+
+    asyncio.run(scene())
 
 
 def test_a_patient_client_of_a_server_that_has_gone_waits_no_longer_than_the_call_may(
