@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nbray.common.shortages import is_shortage
+from nbray.common.shortages import after_shortages, is_shortage
 from nbray.runtime_env import packaging
 from nbray.runtime_env.folders import PackageError
 from nbray.runtime_env.spec import URI_PREFIX, check_package, from_text
@@ -26,8 +26,6 @@ logger = logging.getLogger(__name__)
 _TIMEOUT_S = 600.0
 _KEPT = 1000
 _LOOK_S = 5.0
-_PATIENCE_S = 10.0
-_AGAIN_S = 0.25
 Fetch = Callable[[bytes], Awaitable[bytes | None]]
 
 
@@ -130,26 +128,18 @@ class EnvManager:
         limit = env.get("config", {}).get("setup_timeout_seconds", _TIMEOUT_S)
         try:
             async with asyncio.timeout(None if limit == -1 else float(limit)):
-                return await self._make_after_shortages(text, env)
+                # Whoever waits for the environment has done nothing wrong.
+                return await after_shortages(
+                    lambda: self._make_in_time(text, env),
+                    lambda error: logger.warning(
+                        "A runtime environment is not set up yet: %s", error
+                    ),
+                    lambda error: isinstance(error, FetchError) or is_shortage(error),
+                )
         except TimeoutError:
             raise VenvError(
                 f"Setting it up took longer than {limit:.0f} s (setup_timeout_seconds)."
             ) from None
-
-    async def _make_after_shortages(self, text: str, env: dict[str, Any]) -> Prepared:
-        """Make it, once more when this node or the GCS lacked something, which is mostly for a
-        moment: whoever waits for the environment has done nothing wrong.
-        """
-        until = time.monotonic() + _PATIENCE_S
-        while True:
-            try:
-                return await self._make_in_time(text, env)
-            except OSError as error:
-                passes = isinstance(error, FetchError) or is_shortage(error)
-                if not passes or time.monotonic() >= until:
-                    raise
-                logger.warning("A runtime environment is not set up yet: %s", error)
-            await asyncio.sleep(_AGAIN_S)
 
     async def _make_in_time(self, text: str, env: dict[str, Any]) -> Prepared:
         sys_path = []

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -19,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from nbray.common.config import Config
-from nbray.common.shortages import is_shortage
+from nbray.common.shortages import after_shortages
 from nbray.object_store.arena import Arena
 from nbray.raylet.nodes import NodeTable
 from nbray.raylet.objects.admission import Admission
 from nbray.raylet.objects.evacuation import Evacuation
 from nbray.raylet.objects.local_store import LocalStore
 from nbray.raylet.objects.spill_files import DiskFullError
-from nbray.raylet.objects.table import Place, Stored
+from nbray.raylet.objects.table import Stored
 from nbray.raylet.objects.transfers import Transfers
 from nbray.raylet.process import Handlers, Process
 from nbray.wire import object_messages as om
@@ -42,8 +41,6 @@ from nbray.wire.tls import Tls
 logger = logging.getLogger(__name__)
 
 _DROP_DELAY_S = 0.02
-_PATIENCE_S = 10.0
-_AGAIN_S = 0.25
 _ANNOUNCE_S = 0.5
 _GONE_KEPT = 10_000
 
@@ -231,7 +228,10 @@ class ObjectManager:
         self, sources: list[bytes], object_id: bytes, size: int, owner: Address,
         wanted: Callable[[], bool],
     ) -> str:  # fmt: skip
-        place, view = await self._file_for_copy(size)
+        place, view = await after_shortages(
+            lambda: self.store.file_for_copy(size),
+            lambda error: logger.warning("A copy on the disk is not begun yet: %s", error),
+        )
         kept = False
         try:
             cause = await self._transfers.bring(object_id, sources, view, wanted)
@@ -244,18 +244,6 @@ class ObjectManager:
         finally:
             if not kept:
                 self.store.files.drop(place)
-
-    async def _file_for_copy(self, size: int) -> tuple[Place, memoryview]:
-        """As the store's: for want of a descriptor no copy elsewhere is lost."""
-        until = time.monotonic() + _PATIENCE_S
-        while True:
-            try:
-                return await self.store.file_for_copy(size)
-            except OSError as error:
-                if not is_shortage(error) or time.monotonic() >= until:
-                    raise
-                logger.warning("A copy on the disk is not begun yet: %s", error)
-            await asyncio.sleep(_AGAIN_S)
 
     def free_for(self, _process: Process, message: om.FreeObjects) -> None:
         """An owner says that nobody refers to its objects any more."""
